@@ -1,0 +1,199 @@
+"""Trained keys and values in front of an attention's own, put in where transformers computes attention.
+
+Inside the attention function a prefix needs no key-value cache, shifts no position, and knows no model: the same code
+serves encoders, decoders, cross-attention and vision, generation with a cache and gradient checkpointing.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import eager_mask, sdpa_mask
+
+from peftcli.base.sites import Site
+from peftcli.delta.block import Block
+
+KEY = "peftcli_prefixes"  # where an attention module finds its prefixes while its block runs it
+
+
+class PrefixEncoder(nn.Module):
+    """The re-parameterisation that all layers share: tanh(W1 E + b1); each layer owns its rows of W2.
+
+    Shapes: embedding (prefix_length, width), W1 (hidden, width); returns (prefix_length, hidden).
+    """
+
+    def __init__(self, length: int, width: int, hidden: int) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.empty(length, width))
+        self.project = nn.Linear(width, hidden)
+        self.filled = False
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Fill the parameters once, whichever of the layers that share them asks first."""
+        if not self.filled:
+            nn.init.normal_(self.embedding, generator=generator)
+            _linear_start(self.project.weight, self.project.bias, generator)
+            self.filled = True
+
+    def forward(self) -> torch.Tensor:
+        return torch.tanh(self.project(self.embedding))
+
+
+class PrefixedAttention(Block):
+    """Wraps an attention module; every query also sees ``length`` trained keys and values.
+
+    Shapes: keys and values (key/value heads, prefix_length, head_width).
+    """
+
+    def __init__(self, wrapped: nn.Module, site: Site, *, length: int, encoder: PrefixEncoder | None) -> None:
+        super().__init__(wrapped, site.address)
+        assert site.heads is not None
+        self.shape = (site.heads.key_value, length, site.heads.width)
+        self.encoder = encoder
+        if encoder is None:
+            self.keys = nn.Parameter(torch.empty(self.shape))
+            self.values = nn.Parameter(torch.empty(self.shape))
+            self.keys.no_decay = self.values.no_decay = True  # type: ignore[attr-defined]
+        else:
+            self.expand = nn.Linear(encoder.project.out_features, 2 * site.heads.key_value * site.heads.width)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        if self.encoder is None:
+            nn.init.normal_(self.keys, generator=generator)
+            nn.init.normal_(self.values, generator=generator)
+        else:
+            self.encoder.initialise(generator)
+            _linear_start(self.expand.weight, self.expand.bias, generator)
+
+    def prefix(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values, each (key/value heads, prefix_length, head_width)."""
+        if self.encoder is None:
+            return self.keys, self.values
+        heads, length, width = self.shape
+        keys, values = self.expand(self.encoder()).view(length, 2, heads, width).permute(1, 2, 0, 3)
+        return keys, values
+
+    @torch.no_grad()
+    def pack(self) -> None:
+        """Keep what the re-parameterisation computes and drop it."""
+        if self.encoder is not None:
+            keys, values = (t.contiguous().clone() for t in self.prefix())
+            self.encoder = None
+            del self.expand
+            self.keys, self.values = nn.Parameter(keys), nn.Parameter(values)
+
+    def adapted(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        attention = _innermost(self.wrapped)
+        prefixes = attention.__dict__.setdefault(KEY, [])
+        prefixes.append(self)
+        try:
+            return self.wrapped(*args, **kwargs)
+        finally:
+            prefixes.pop()
+
+
+def install(network: PreTrainedModel) -> None:
+    """Make ``network`` compute attention by the functions below; without a prefix nothing changes, bit for bit."""
+    current = network.config._attn_implementation
+    if current not in IMPLEMENTATIONS:
+        network.set_attn_implementation("peftcli_eager" if current == "eager" else "peftcli_sdpa")
+
+
+def shift_positions(network: nn.Module, block: PrefixedAttention) -> None:
+    """Let real tokens start at position ``prefix_length``, as a prefix in the key-value cache would."""
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if not block.enabled:
+            return args, kwargs
+        positions = kwargs.get("position_ids")
+        if positions is None:
+            ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+            cache = kwargs.get("past_key_values")
+            seen = cache.get_seq_length() if cache is not None else 0
+            positions = torch.arange(seen, seen + ids.shape[1], device=ids.device)[None].expand(ids.shape[0], -1)
+        return args, {**kwargs, "position_ids": positions + block.shape[1]}
+
+    network.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def attend_sdpa(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    """Attend with torch's fused attention, prefixes included."""
+    key, value, attention_mask, kwargs = _with_prefixes(module, query, key, value, attention_mask, kwargs)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+def attend_eager(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    """Attend with the family's own eager function (Gemma 2's soft cap lives only there), prefixes included."""
+    key, value, attention_mask, kwargs = _with_prefixes(module, query, key, value, attention_mask, kwargs)
+    eager = sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
+    return eager(module, query, key, value, attention_mask, **kwargs)
+
+
+def _with_prefixes(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    kwargs: dict[str, Any],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, dict[str, Any]]:
+    prefixes = module.__dict__.get(KEY)
+    if not prefixes:
+        return key, value, mask, kwargs
+    batch, queries, keys = query.shape[0], query.shape[2], key.shape[2]
+    if mask is None:
+        # Always explicit: with none, scaled dot-product attention crops keys that are longer than the queries.
+        mask = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=query.device)
+        causal = kwargs.get("is_causal")
+        if getattr(module, "is_causal", False) if causal is None else causal:
+            mask = mask.tril(keys - queries)
+    if kwargs.get("is_causal"):
+        kwargs = {**kwargs, "is_causal": False}
+    for prefix in prefixes:
+        more_keys, more_values = (t.to(key.dtype).expand(batch, -1, -1, -1) for t in prefix.prefix())
+        key, value = torch.cat([more_keys, key], dim=2), torch.cat([more_values, value], dim=2)
+        added = mask.shape[:-1] + (more_keys.shape[2],)
+        mask = torch.cat([mask.new_ones(added) if mask.dtype == torch.bool else mask.new_zeros(added), mask], dim=-1)
+        bias = kwargs.get("position_bias")
+        if bias is not None:  # T5's relative positions: a prefix has none
+            kwargs = {**kwargs, "position_bias": torch.cat([bias.new_zeros(bias.shape[:-1] + added[-1:]), bias], -1)}
+    return key, value, mask, kwargs
+
+
+def _innermost(module: nn.Module) -> nn.Module:
+    while isinstance(module, Block):
+        module = module.wrapped
+    return module
+
+
+def _linear_start(weight: torch.Tensor, bias: torch.Tensor, generator: torch.Generator) -> None:
+    """Fill like ``nn.Linear`` does, from ``generator``."""
+    bound = weight.shape[1] ** -0.5
+    nn.init.uniform_(weight, -bound, bound, generator=generator)
+    nn.init.uniform_(bias, -bound, bound, generator=generator)
+
+
+# Attention and mask, always both: an attention without a mask function silently gets no mask at all.
+IMPLEMENTATIONS = {"peftcli_sdpa": (attend_sdpa, sdpa_mask), "peftcli_eager": (attend_eager, eager_mask)}
+for _name, (_attention, _mask) in IMPLEMENTATIONS.items():
+    AttentionInterface.register(_name, _attention)
+    AttentionMaskInterface.register(_name, _mask)

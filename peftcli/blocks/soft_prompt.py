@@ -1,0 +1,41 @@
+"""A soft prompt: trained input vectors, found in the batch as ids beyond the vocabulary."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from peftcli.delta.block import Block
+
+Start = Literal["vocabulary", "random"]
+
+
+class SoftPrompt(Block):
+    """Wraps the token embedding; rows without virtual tokens are embedded exactly as by the base.
+
+    Shapes: prompt (prompt_length, embedding_width).
+    """
+
+    def __init__(self, wrapped: nn.Module, address: str, *, length: int, vocabulary: int, width: int, start: Start) -> None:
+        super().__init__(wrapped, address)
+        self.vocabulary = vocabulary
+        self.start = start
+        self.prompt = nn.Parameter(torch.empty(length, width))
+        self.prompt.no_decay = True  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        if self.start == "random":
+            nn.init.uniform_(self.prompt, -0.5, 0.5, generator=generator)
+            return
+        ids = torch.randint(self.vocabulary, (len(self.prompt),), generator=generator)
+        # Through the module and not its weight: Gemma and BART scale inside their embedding's forward.
+        self.prompt.copy_(self.wrapped(ids.to(self.prompt.device)))
+
+    def adapted(self, ids: torch.Tensor) -> torch.Tensor:
+        virtual = ids >= self.vocabulary
+        embedded: torch.Tensor = self.wrapped(ids.masked_fill(virtual, 0))
+        trained = self.prompt[(ids - self.vocabulary).clamp(min=0, max=len(self.prompt) - 1)].to(embedded.dtype)
+        return torch.where(virtual[..., None], trained, embedded)

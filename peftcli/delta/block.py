@@ -1,0 +1,68 @@
+"""A block: what a method puts around one module of the base model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from peftcli.errors import MethodError
+
+
+class Block(nn.Module):
+    """Wraps one module of the base model and changes what it computes.
+
+    A block's own parameters train; its buffers do not, but travel in the artifact beside them. Whatever is asked of
+    it that it does not have is asked of the module it wraps: transformers looks at ``.weight`` of many a projection.
+    """
+
+    wrapped: nn.Module
+
+    def __init__(self, wrapped: nn.Module, address: str) -> None:
+        super().__init__()
+        self.wrapped = wrapped
+        self.address = address
+        self.enabled = True
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # as nn.Module declares it
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "wrapped":
+                raise
+            return getattr(super().__getattr__("wrapped"), name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # whatever the wrapped module takes
+        return self.adapted(*args, **kwargs) if self.enabled else self.wrapped(*args, **kwargs)
+
+    def adapted(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Compute what the adapted model computes here."""
+        raise NotImplementedError
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Fill the parameters; ``generator`` is seeded from the run's seed and this block's address."""
+        raise NotImplementedError
+
+    def own_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the block's parameters, without those of the module it wraps."""
+        return {n: p for n, p in self.named_parameters() if not n.startswith("wrapped.")}
+
+    def own_buffers(self) -> dict[str, torch.Tensor]:
+        """Return what travels beside them."""
+        return {n: b for n, b in self.named_buffers() if not n.startswith("wrapped.")}
+
+    def pack(self) -> None:
+        """Drop what only training needs (a prefix's re-parameterisation); the function stays the same."""
+
+    def folds(self) -> tuple[str, ...]:
+        """Return the names of the wrapped module's parameters that ``fold`` changes; empty: it cannot be merged."""
+        return ()
+
+    def fold(self, name: str, tensor: torch.Tensor, rows: slice) -> torch.Tensor:
+        """Return parameter ``name`` of the wrapped module with the delta folded in.
+
+        Args:
+            tensor: Stored rows ``rows`` of the parameter, in float32; a merge goes through large tensors row by row.
+        """
+        raise MethodError(f"{type(self).__name__} at {self.address} is not a change of weights and cannot be merged")

@@ -1,0 +1,84 @@
+"""BitFit: y = W x + b', only the biases train.
+
+Ben-Zaken et al., "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models",
+2021, arXiv:2106.10199. The paper's subset "query and second MLP layer" is W_q and W_up: its b_m2 is the bias of the
+projection to the FFN's width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from peftcli.delta.method import Card, Method
+from peftcli.delta.targets import Layers
+from peftcli.errors import MethodError
+
+if TYPE_CHECKING:
+    from peftcli.base.anatomy import Anatomy, BaseTensor
+    from peftcli.base.base_model import BaseModel
+    from peftcli.base.sites import Site
+
+Place = Literal["W_q", "W_k", "W_v", "W_o", "W_up", "W_gate", "W_down", "attention_norm", "ffn_norm"]
+
+
+class Bitfit(Method):
+    """BitFit: only biases train, all of them or those of the named sites."""
+
+    card = Card(
+        title="BitFit (bias terms)",
+        family="specification",
+        paper="2106.10199",
+        size_setting=None,
+        mergeable=True,
+        starts_at_base=True,
+        learning_rate=1e-3,
+        source="the default of the authors' code",
+        traps=(
+            "the bias of W_k gets no gradient: the softmax does not see a shift of all keys",
+            "LLaMA, Mistral, Gemma, T5 and Phi-3 have no biases",
+        ),
+    )
+
+    biases: Literal["all"] | Annotated[tuple[Place, ...], Field(min_length=1)] = "all"
+    """all, or a list of sites such as [W_q, W_up] (the paper's half-size subset)."""
+    layers: Layers = "all"
+    """With a list of sites: the layers whose biases train."""
+
+    def sizes(self, anatomy: Anatomy) -> dict[str, int]:
+        if self.biases == "all":
+            return {anatomy.address(t.path): t.size for t in self._all(anatomy)}
+        return {s.address: s.d_out for s in self._sites(anatomy)}
+
+    def attach(self, base: BaseModel) -> None:
+        from peftcli.blocks.bias_shift import BiasShift  # noqa: PLC0415  # torch only when something is computed
+
+        if self.biases == "all":
+            for tensor in self._all(base.anatomy):
+                base.tensor(tensor.path).requires_grad_(True)
+            return
+        for site in self._sites(base.anatomy):
+            if site.rows is None:
+                base.parameter(site, "bias").requires_grad_(True)
+            else:
+                base.replace(site, BiasShift(base.module(site), site))
+
+    def _all(self, anatomy: Anatomy) -> list[BaseTensor]:
+        found = [t for t in anatomy.tensors if t.path.rpartition(".")[2] == "bias"]
+        if not found:
+            raise _nothing(anatomy)
+        return found
+
+    def _sites(self, anatomy: Anatomy) -> list[Site]:
+        found = [s for s in anatomy.sites(self.biases, self.layers) if s.bias]
+        if not found:
+            raise _nothing(anatomy)
+        return found
+
+
+def _nothing(anatomy: Anatomy) -> MethodError:
+    return MethodError(
+        f"bitfit left nothing to train: {anatomy.family} has no biases there",
+        hint="See 'peft methods' for those that add parameters.",
+    )

@@ -1,0 +1,125 @@
+"""LoRA: W' = W + (alpha / rank) B A.
+
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, arXiv:2106.09685, section 4.1. In a fused
+projection every part (W_q, W_v) has an A and a B of its own, as if it were not fused.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from peftcli.delta.method import Card, Method, PeftLayout
+from peftcli.delta.targets import Layers, Projections
+from peftcli.errors import MethodError
+from peftcli.recipe.recipe import PositiveFloat, PositiveInt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from peftcli.base.anatomy import Anatomy
+    from peftcli.base.base_model import BaseModel
+    from peftcli.base.sites import Site
+    from peftcli.blocks.low_rank import LowRank
+    from peftcli.delta.delta import Delta
+
+
+class Lora(Method):
+    """LoRA: W' = W + (alpha / rank) B A, with A (rank, d_in) and B (d_out, rank) trained."""
+
+    card = Card(
+        title="Low-rank adaptation",
+        family="reparameterisation",
+        paper="2106.09685",
+        size_setting="rank",
+        mergeable=True,
+        starts_at_base=True,
+        learning_rate=5e-4,
+        source="RoBERTa-base on GLUE, appendix D.1; GPT-2 and GPT-3 use 2e-4",
+        traps=("rank must not exceed the narrowest target matrix", "the first step moves only B: A's gradient is zero"),
+    )
+
+    rank: PositiveInt = 8
+    """Of the update; the published default."""
+    alpha: PositiveFloat = 16.0
+    """The update is scaled by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability with which an input of the branch is dropped in training."""
+    target_modules: Literal["all-linear"] | Projections = ("W_q", "W_v")
+    """The weight matrices that move; all-linear is every projection of attention and FFN, never head or embeddings."""
+    layers: Layers = "all"
+    """The layers whose matrices move: all, 8-11, [0, 5] or top:4."""
+
+    def sizes(self, anatomy: Anatomy) -> dict[str, int]:
+        return {s.address: self.rank * (s.d_in + s.d_out) for s in self.sites(anatomy)}
+
+    def attach(self, base: BaseModel) -> None:
+        from peftcli.blocks.low_rank import LowRank  # noqa: PLC0415  # torch only when something is computed
+
+        scale = self.alpha / self.rank
+        for site in self.sites(base.anatomy):
+            base.replace(site, LowRank(base.module(site), site, rank=self.rank, scale=scale, dropout=self.dropout))
+
+    def sites(self, anatomy: Anatomy) -> list[Site]:
+        """Return the sites that move.
+
+        Raises:
+            MethodError: The rank is larger than one of the matrices.
+        """
+        names = anatomy.projections if self.target_modules == "all-linear" else self.target_modules
+        sites = anatomy.sites(names, self.layers)
+        narrow = min(sites, key=lambda s: min(s.d_in, s.d_out))
+        if self.rank > min(narrow.d_in, narrow.d_out):
+            raise MethodError(
+                f"method.rank is {self.rank}, but {narrow} of {anatomy.family} is {narrow.d_out} x {narrow.d_in}",
+                hint=f"Write a rank of at most {min(narrow.d_in, narrow.d_out)}.",
+            )
+        return sites
+
+    def peft_layout(self, delta: Delta) -> PeftLayout | str:
+        """Return peft's LORA form: the parts of a fused module become one LoRA of their summed rank, exactly."""
+        from peftcli.blocks.low_rank import LowRank  # noqa: PLC0415
+
+        modules: dict[str, list[LowRank]] = {}
+        for _, block in reversed(delta.blocks()):
+            if isinstance(block, LowRank):
+                modules.setdefault(delta.base.prefix + block.site.path, []).append(block)
+        tensors = {}
+        for path, parts in modules.items():
+            A, B = _joined(parts, delta.base.output_rows(parts[0].site))
+            tensors[f"base_model.model.{path}.lora_A.weight"] = A
+            tensors[f"base_model.model.{path}.lora_B.weight"] = B
+        joined = {path: len(parts) for path, parts in modules.items() if len(parts) > 1}
+        config = {
+            "peft_type": "LORA",
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+            "target_modules": sorted(modules),
+            "rank_pattern": {path: parts * self.rank for path, parts in joined.items()},
+            "alpha_pattern": {path: parts * self.alpha for path, parts in joined.items()},
+            "fan_in_fan_out": any(parts[0].site.transposed for parts in modules.values()),
+            "bias": "none",
+            "init_lora_weights": True,
+            "use_rslora": False,
+            "use_dora": False,
+        }
+        return PeftLayout(config=config, tensors=tensors, exact=not joined)
+
+
+def _joined(parts: list[LowRank], d_out: int) -> tuple[Tensor, Tensor]:
+    """Return one A (parts * rank, d_in) and one B (every output row, parts * rank) that compute all ``parts``."""
+    import torch  # noqa: PLC0415
+
+    A = torch.cat([p.A.detach().cpu() for p in parts])
+    B = torch.zeros(d_out, len(A))
+    column = 0
+    for part in parts:
+        own = part.B.detach().cpu()
+        offset = 0
+        for start, stop in part.site.rows or ((0, d_out),):
+            B[start:stop, column : column + own.shape[1]] = own[offset : offset + stop - start]
+            offset += stop - start
+        column += own.shape[1]
+    return A, B

@@ -1,0 +1,130 @@
+"""The recipe language, version 1: one frozen object for everything a run is told."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
+
+from peftcli.recipe.settings import Settings
+
+VERSION = 1
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[str, Field(pattern=r"^\s*\d+(\.\d+)?\s*%$")]
+
+
+class BaseSection(Settings):
+    """The pretrained model that is adapted."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """A hub id (org/name), a directory, or demo:minilm."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id; the commit is recorded."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """How the frozen weights are held; auto keeps the checkpoint's own type."""
+    sites: dict[str, str] = {}
+    """For families peftcli does not know: site name -> module path inside one layer, with {i} for the layer."""
+
+
+class DataSection(Settings):
+    """What is learned: a task, its rows, and which columns hold what."""
+
+    task: Literal["classification", "causal-lm"]
+    """classification (one text or a pair) or causal-lm (prompt and completion; the loss is on the completion)."""
+    train: str | list[str]
+    """A path, a glob, a list of them, or demo:intents; jsonl, json, csv, tsv, parquet, each also gzipped."""
+    validation: str | list[str] | None = None
+    """Like train, or a share of the training rows such as 10%."""
+    test: str | list[str] | None = None
+    """Like train."""
+    columns: dict[str, str] = {}
+    """What the task calls a column -> what the file calls it: text, text_pair, label; prompt, completion."""
+    labels: list[str] | None = None
+    """The labels in order; default: those of the training rows, sorted."""
+    max_length: PositiveInt | None = None
+    """Longest input in tokens; default: what the model allows, at most 512."""
+    limit: PositiveInt | None = None
+    """Use this many training rows, drawn with the seed."""
+    limit_validation: PositiveInt | None = None
+    """Use this many validation rows, drawn with the seed."""
+    forbid_overlap: bool = False
+    """Refuse data whose validation or test rows also stand in train; otherwise they are counted and reported."""
+
+
+class TrainingSection(Settings):
+    """How the delta is trained."""
+
+    epochs: PositiveFloat | None = None
+    """Passes over the training rows (default 3, unless steps is given)."""
+    steps: PositiveInt | None = None
+    """Optimizer steps; excludes epochs."""
+    batch_size: PositiveInt = 32
+    """Examples per optimizer step, over all devices."""
+    micro_batch_size: PositiveInt | None = None
+    """Most examples one device computes at once; the rest of its share is accumulated."""
+    learning_rate: Annotated[float, Field(gt=0, lt=10)] | None = None
+    """Default: the method's own published rate (in a stack, each method's for its own tensors)."""
+    head_learning_rate: Annotated[float, Field(gt=0, lt=10)] | None = None
+    """For a new head; default: the delta's, or what the method's card says."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate goes to zero after the warm-up, or that it does not."""
+    warmup: Share | Annotated[int, Field(ge=0)] = "6%"
+    """Steps, or a share of them, during which the learning rate rises from zero."""
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """AdamW's; never on biases, norms and prompts."""
+    clip: PositiveFloat | None = 1.0
+    """Largest norm of the gradient of the whole delta; null to leave it alone."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What is computed in; auto is bfloat16 on a GPU that has it and float32 elsewhere. The delta stays float32."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
+    base_dropout: Literal["keep", "off"] = "keep"
+    """Whether the frozen model's own dropout acts in training."""
+    early_stopping: PositiveInt | None = None
+    """Stop after this many evaluations without a better score."""
+    checkpoint_every: PositiveInt | None = None
+    """Steps between checkpoints for resuming; default: at every evaluation, and when the run is asked to stop."""
+
+
+class EvaluationSection(Settings):
+    """When the delta is measured, by what, and which checkpoint is kept."""
+
+    every: Literal["epoch", "end"] | PositiveInt = "epoch"
+    """epoch, end, or a number of steps."""
+    metrics: list[str] | None = None
+    """Names of the task's metrics, or paths of your own metric modules (read by the evaluate library)."""
+    select: str | None = None
+    """The metric by which the best checkpoint is kept; default: the task's. `last` keeps the last one."""
+    batch_size: PositiveInt = 64
+    """Examples per forward pass."""
+    base: bool = True
+    """Whether the un-tuned base is measured too."""
+
+
+class Recipe(Settings):
+    """Everything a run is told."""
+
+    version: Literal[1] = VERSION
+    """Of the recipe language."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = None
+    """Names the run's folder; default: the file's name."""
+    base: BaseSection
+    """The pretrained model that is adapted."""
+    method: tuple[SerializeAsAny[Settings], ...]
+    """The fine-tuning method: one mapping, or a list (a stack)."""
+    data: DataSection
+    """What is learned."""
+    training: TrainingSection = TrainingSection()
+    """How the delta is trained."""
+    evaluation: EvaluationSection = EvaluationSection()
+    """When and how the delta is measured."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """The run is a function of the recipe and this number."""
+
+    @field_validator("method", mode="wrap")
+    @classmethod
+    def _methods(cls, value: Any, _: Any, info: ValidationInfo) -> tuple[Settings, ...]:  # noqa: ANN401
+        """Let the method registry, which lives on a higher floor, read the section (see read.read_recipe)."""
+        assert info.context, "a recipe is validated by read_recipe"
+        methods: tuple[Settings, ...] = info.context["methods"](value)
+        return methods

@@ -16,7 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
 from peftcli.base.sites import Site
-from peftcli.delta.block import Block
+from peftcli.delta.block import Block, innermost
 
 KEY = "peftcli_prefixes"  # where an attention module finds its prefixes while its block runs it
 
@@ -88,7 +88,7 @@ class PrefixedAttention(Block):
             self.keys, self.values = nn.Parameter(keys), nn.Parameter(values)
 
     def adapted(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        attention = _innermost(self.wrapped)
+        attention = innermost(self.wrapped)
         prefixes = attention.__dict__.setdefault(KEY, [])
         prefixes.append(self)
         try:
@@ -177,12 +177,6 @@ def _with_prefixes(
         if bias is not None:  # T5's relative positions: a prefix has none
             kwargs = {**kwargs, "position_bias": torch.cat([bias.new_zeros(bias.shape[:-1] + added[-1:]), bias], -1)}
     return key, value, mask, kwargs
-
-
-def _innermost(module: nn.Module) -> nn.Module:
-    while isinstance(module, Block):
-        module = module.wrapped
-    return module
 
 
 def _linear_start(weight: torch.Tensor, bias: torch.Tensor, generator: torch.Generator) -> None:

@@ -14,7 +14,8 @@ class Block(nn.Module):
     """Wraps one module of the base model and changes what it computes.
 
     A block's own parameters train; its buffers do not, but travel in the artifact beside them. Whatever is asked of
-    it that it does not have is asked of the module it wraps: transformers looks at ``.weight`` of many a projection.
+    it that it does not have is asked of the base model's own module inside: transformers looks at ``.weight`` of many
+    a projection.
     """
 
     wrapped: nn.Module
@@ -31,7 +32,7 @@ class Block(nn.Module):
         except AttributeError:
             if name == "wrapped":
                 raise
-            return getattr(super().__getattr__("wrapped"), name)
+            return getattr(innermost(self), name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # whatever the wrapped module takes
         return self.adapted(*args, **kwargs) if self.enabled else self.wrapped(*args, **kwargs)
@@ -66,3 +67,10 @@ class Block(nn.Module):
             tensor: Stored rows ``rows`` of the parameter, in float32; a merge goes through large tensors row by row.
         """
         raise MethodError(f"{type(self).__name__} at {self.address} is not a change of weights and cannot be merged")
+
+
+def innermost(module: nn.Module) -> nn.Module:
+    """Return the base model's own module inside the blocks around it."""
+    while isinstance(module, Block):
+        module = module.wrapped
+    return module

@@ -137,6 +137,7 @@ def attach(methods: tuple[Method, ...], base: BaseModel, *, seed: int) -> Delta:
         block.initialise(torch.Generator().manual_seed(_seed(seed, block.address)))
     for name in base.head:
         base.parameters[name].requires_grad_(True)
+    _widen(base)
     base.network.train(base.network.training)  # new blocks follow the network's mode
     trained_base = {base.address(n): p for n, p in base.parameters.items() if p.requires_grad and id(p) in pretrained}
     originals = {BASE + a: p.detach().clone() for a, p in trained_base.items()}
@@ -165,6 +166,22 @@ def _collect(
                 parameters[BASE + base.address(name)] = parameter
     owned = {a: owners.get(id(p), methods[0]) for a, p in parameters.items()}
     return Delta(methods, base, parameters, head, buffers, originals, owned)
+
+
+def _widen(base: BaseModel) -> None:
+    """Hold what trains in float32, and what stands beside it in one module too: a norm wants one type for both.
+
+    So do the frozen norms, exactly: on a CPU they refuse the float32 activations that trained biases can make.
+    """
+    widened = False
+    for module in base.network.modules():
+        own = list(module.parameters(recurse=False))
+        if any(p.requires_grad for p in own):
+            for parameter in own:
+                widened = widened or parameter.dtype != torch.float32
+                parameter.data = parameter.data.float()
+    for tensor in base.anatomy.norms if widened else ():
+        base.tensor(tensor.path).data = base.tensor(tensor.path).data.float()
 
 
 def _blocks(network: nn.Module) -> list[tuple[str, Block]]:

@@ -66,15 +66,16 @@ class Houlsby(Method):
         from peftcli.blocks.bottleneck import Bottleneck  # noqa: PLC0415  # torch only when something is computed
 
         for site in self._sites(base.anatomy):
+            out = base.sublayer_out(site)
             block = Bottleneck(
-                base.sublayer_out(site),
+                base.module(out),
                 site.address,
                 width=site.d_out,
                 bottleneck=self.bottleneck,
                 activation=self.activation,
                 start=self.start,
             )
-            base.replace_out(site, block)
+            base.replace(out, block)
         if self.train_norms:
             for tensor in base.anatomy.norms:
                 base.tensor(tensor.path).requires_grad_(True)

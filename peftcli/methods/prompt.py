@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from peftcli.delta.method import Card, Method, PeftLayout, VirtualTokens
+from peftcli.errors import MethodError
 from peftcli.recipe.recipe import PositiveInt
 
 if TYPE_CHECKING:
@@ -48,16 +49,19 @@ class Prompt(Method):
     def attach(self, base: BaseModel) -> None:
         from peftcli.blocks.soft_prompt import SoftPrompt  # noqa: PLC0415  # torch only when something is computed
 
-        site = base.anatomy.sites(("embeddings",))[0]
+        if not base.anatomy.vocabulary:
+            raise MethodError(f"prompt needs token embeddings, and {base.anatomy.family} has none")
+        sites = base.anatomy.sites(("embeddings",))
         block = SoftPrompt(
-            base.module(site),
-            site.address,
+            base.module(sites[0]),
+            "embeddings",
             length=self.prompt_length,
             vocabulary=base.anatomy.vocabulary,
             width=base.anatomy.embedding_width,
             start=self.start,
         )
-        base.replace_embeddings(block)
+        for site in sites:  # an encoder and a decoder look their tokens up in one table
+            base.replace(site, block)
 
     def virtual_tokens(self, anatomy: Anatomy) -> VirtualTokens:
         first = anatomy.arch == "encoder" if self.placement == "auto" else self.placement == "after_first"

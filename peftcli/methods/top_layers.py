@@ -26,13 +26,11 @@ class TopLayers(Method):
         starts_at_base=True,
         learning_rate=5e-5,
         source="as full fine-tuning",
-        traps=("published counts hold the layers alone: 25,192,448 for two layers of GPT-2 medium",),
+        traps=("only the layers train, not the norm after them or a pooler: 25,192,448 for two layers of GPT-2 medium",),
     )
 
     count_layers: Annotated[int, Field(ge=1)] = 2
     """How many layers train, counted from the top."""
-    final_norm: bool = False
-    """Whether the norm after the last layer trains too."""
 
     def sizes(self, anatomy: Anatomy) -> dict[str, int]:
         return {anatomy.address(t.path): t.size for t in self._chosen(anatomy)}
@@ -50,5 +48,4 @@ class TopLayers(Method):
                 hint=f"Write method.count_layers of at most {total}.",
             )
         first = total - self.count_layers
-        layers = [t for t in anatomy.tensors if t.stack == stack and t.layer is not None and t.layer >= first]
-        return layers + (list(anatomy.final_norms(stack)) if self.final_norm else [])
+        return [t for t in anatomy.tensors if t.stack == stack and t.layer is not None and t.layer >= first]

@@ -7,10 +7,12 @@ from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 from peftcli.recipe.settings import Settings
 
 VERSION = 1
+SHARE_FORM = r"^\s*\d+(\.\d+)?\s*%$"
+NAME_FORM = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
-Share = Annotated[str, Field(pattern=r"^\s*\d+(\.\d+)?\s*%$")]
+Share = Annotated[str, Field(pattern=SHARE_FORM)]
 
 
 class BaseSection(Settings):
@@ -104,9 +106,9 @@ class EvaluationSection(Settings):
 class Recipe(Settings):
     """Everything a run is told."""
 
-    version: Literal[1] = VERSION
+    version: Literal[1] = 1
     """Of the recipe language."""
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = None
+    name: Annotated[str, Field(pattern=NAME_FORM)] | None = None
     """Names the run's folder; default: the file's name."""
     base: BaseSection
     """The pretrained model that is adapted."""

@@ -1,0 +1,170 @@
+"""What a merged model consists of, decided before a byte of it is written."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from peftcli.artifact.artifact import Artifact
+from peftcli.artifact.base_folder import BaseFolder, StoredTensor
+from peftcli.artifact.numbers import DTYPES, NAMES, from_bytes
+from peftcli.artifact.row_blocks import Output
+from peftcli.artifact.tensor_file import TensorFile, TensorSpec, arranged
+from peftcli.base.anatomy import Anatomy
+from peftcli.base.base_model import BaseModel
+from peftcli.base.checkpoint_names import map_names
+from peftcli.base.skeleton import skeleton
+from peftcli.delta.block import Block
+from peftcli.delta.delta import BASE, HEAD, Delta, attach
+from peftcli.errors import ArtifactError, BaseModelError, MethodError
+
+KEEP = "Keep the delta beside the base model: 'peft eval' and 'peft predict' load both."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The tensors of the merged model in their order, and what the base has that the merged model has not.
+
+    Attributes:
+        dtype: Of most numbers of the merged model, in safetensors' words.
+        dropped: Names of tensors that only another task's head needs, or second copies of a tied tensor.
+    """
+
+    outputs: tuple[Output, ...]
+    dtype: str
+    dropped: tuple[str, ...]
+
+
+def make_plan(artifact: Artifact, base: BaseFolder, delta_file: TensorFile, dtype: str | None) -> Plan:
+    """Plan the merge.
+
+    Args:
+        artifact: The delta.
+        base: The base model.
+        delta_file: The artifact's tensors, open.
+        dtype: What floating-point tensors become; None leaves each as it is.
+
+    Raises:
+        MethodError: A method cannot be merged.
+        BaseModelError, ArtifactError: The delta and the base do not fit.
+    """
+    delta = _attached(artifact, base.config(), delta_file)
+    folds = _folds(delta)
+    trained = _trained(delta, delta_file)
+    names = _network_names(delta.base, base.tensors)
+    target = NAMES[getattr(torch, dtype)] if dtype else None
+    main = target or _main_dtype(base)
+    heads = {n for n in delta.base.head if n in trained}
+    start = f"{delta.base.prefix}." if heads and delta.base.prefix and _is_bare(base, names, delta.base.prefix) else ""
+
+    outputs, dropped, seen = [], [], set[str]()
+    # Of a tied tensor that is stored twice, the copy under the network's own name comes first.
+    for name in sorted(base.tensors, key=lambda n: not names.get(n, "").endswith(n)):
+        stored, known = base.tensors[name], names.get(name)
+        touched = known in trained or known in folds
+        if known in heads:
+            continue
+        if (known is None and heads) or (known in seen and touched):
+            dropped.append(name)
+            continue
+        seen |= {known} if known else set()
+        kind = target if target and _is_float(stored.entry.dtype) else stored.entry.dtype
+        spec = TensorSpec(start + name if known else name, kind, stored.entry.shape)
+        outputs.append(_output(spec, stored, trained.get(known or ""), folds.get(known or "", ())))
+    for name in sorted(heads):
+        outputs.append(_output(TensorSpec(name, main, trained[name].entry.shape), None, trained[name], ()))
+    _check_complete(delta.base, seen | heads, {*trained, *folds})
+    order = {spec: i for i, spec in enumerate(arranged([o.spec for o in outputs]))}
+    return Plan(outputs=tuple(sorted(outputs, key=lambda o: order[o.spec])), dtype=main, dropped=tuple(sorted(dropped)))
+
+
+def check_mergeable(artifact: Artifact) -> None:
+    """Refuse methods that are no change of weights.
+
+    Raises:
+        MethodError: There is one.
+    """
+    for method in artifact.methods:
+        if not method.card.mergeable:
+            raise MethodError(f"{method.name} cannot be merged: it is not a change of weights", hint=KEEP)
+
+
+def _attached(artifact: Artifact, config: Mapping[str, Any], file: TensorFile) -> Delta:
+    """Attach the methods to a base model without numbers and load what their blocks need."""
+    task = artifact.manifest.task or {}
+    labels = len(task["labels"]) if task.get("labels") else None
+    anatomy = Anatomy.of(config, task=task.get("name"), labels=labels)
+    head = {n.removeprefix(HEAD): e.shape for n, e in file.entries.items() if n.startswith(HEAD)}
+    delta = attach(artifact.methods, skeleton(anatomy, head), seed=artifact.manifest.seed)
+    delta.load({n: _tensor(file, n) for n in file.entries})
+    return delta
+
+
+def _tensor(file: TensorFile, name: str) -> torch.Tensor:
+    """Return a block's tensor; base and head tensors are streamed later, so their numbers are not needed here."""
+    entry = file.entries[name]
+    if name.startswith((BASE, HEAD)):
+        return torch.empty(entry.shape, dtype=DTYPES[entry.dtype], device="meta")
+    return from_bytes(file.read(name), entry.dtype).reshape(entry.shape)
+
+
+def _folds(delta: Delta) -> dict[str, tuple[tuple[Block, str], ...]]:
+    """Return the blocks that change each parameter of the network, innermost first."""
+    found: dict[str, list[tuple[Block, str]]] = defaultdict(list)
+    for path, block in delta.blocks():
+        names = block.folds()
+        if not names:
+            raise MethodError(f"{block.address} cannot be merged: it is not a change of weights", hint=KEEP)
+        module = ".".join(part for part in path.split(".") if part != "wrapped")
+        for name in names:
+            found[f"{module}.{name}"].append((block, name))
+    return {name: tuple(blocks) for name, blocks in found.items()}
+
+
+def _trained(delta: Delta, file: TensorFile) -> dict[str, StoredTensor]:
+    """Return the tensors that were trained as they are, by their names in the network."""
+    own = {n: n.removeprefix(BASE).removeprefix(HEAD) for n in file.entries if n.startswith((BASE, HEAD))}
+    return {delta.base.name(address): StoredTensor(file, file.entries[n]) for n, address in own.items()}
+
+
+def _network_names(base: BaseModel, stored: Iterable[str]) -> dict[str, str]:
+    """Return the network's name of each stored tensor that is a parameter of it."""
+    paths = map_names(stored, base.anatomy)
+    return {name: base.name(base.anatomy.address(path)) for name, path in paths.items() if path is not None}
+
+
+def _output(
+    spec: TensorSpec, stored: StoredTensor | None, trained: StoredTensor | None, folds: Sequence[tuple[Block, str]]
+) -> Output:
+    if trained is not None and trained.entry.shape != spec.shape:
+        raise ArtifactError(f"{trained.entry.name} is {trained.entry.shape}, but the base model's is {spec.shape}")
+    return Output(spec=spec, stored=stored, trained=trained, folds=tuple(folds))
+
+
+def _check_complete(base: BaseModel, found: Collection[str], touched: Collection[str]) -> None:
+    lost = sorted(n for n in touched if n not in found)
+    missing = sorted(n for n in base.parameters if n not in found)
+    if lost or missing:
+        names = ", ".join((lost + missing)[:5])
+        raise BaseModelError(f"the base model's files miss {len({*lost, *missing})} tensors (for instance {names})")
+
+
+def _is_bare(base: BaseFolder, names: Mapping[str, str], prefix: str) -> bool:
+    """Whether the files hold the backbone without the name that a network with a head gives it."""
+    return not any(n.startswith(f"{prefix}.") for n in base.tensors if n in names)
+
+
+def _is_float(dtype: str) -> bool:
+    return dtype in ("F16", "BF16", "F32", "F64")
+
+
+def _main_dtype(base: BaseFolder) -> str:
+    counts: dict[str, int] = defaultdict(int)
+    for stored in base.tensors.values():
+        if _is_float(stored.entry.dtype):
+            counts[stored.entry.dtype] += stored.entry.numbers
+    return max(counts, key=lambda n: counts[n])

@@ -1,0 +1,57 @@
+"""``peft eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from peftcli.cli import console, options
+from peftcli.cli.progress import progress
+from peftcli.report.tables import Table, count, score
+
+NAME = "eval"
+EXAMPLES = """\b
+Examples:
+  peft eval runs/NAME
+  peft eval runs/NAME --split test --json
+  peft eval runs/NAME --data more.jsonl --predictions predictions.jsonl
+  peft eval runs/NAME/delta --data more.jsonl --no-base
+"""
+
+
+def run(
+    target: options.Target,
+    split: Annotated[
+        Literal["validation", "test", "train"], typer.Option("--split", help="Which rows of the recipe's data.")
+    ] = "validation",
+    data: options.Data = None,
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", metavar="FILE", help="Write one line of JSON for every row.")
+    ] = None,
+    base: Annotated[bool, typer.Option("--base/--no-base", help="Measure the un-tuned base model too.")] = True,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
+) -> None:
+    """Measure a trained delta beside its un-tuned base."""
+    from peftcli.pipeline.evaluation import EvaluationRequest, evaluate
+
+    request = EvaluationRequest(split=split, data=data, predictions=predictions, base=base)
+    result = evaluate(target, request, progress(quiet=quiet))
+    if json:
+        console.data_json(result)
+    else:
+        _show(result)
+    if not quiet:
+        console.next_command("peft", "compare", target)
+
+
+def _show(result: dict[str, Any]) -> None:
+    measured = {name: values for name, values in result["metrics"].items() if values}
+    names = [name for name in measured["delta"] if name != "n"]
+    rows = [(name, *(score(values.get(name)) for values in measured.values())) for name in names]
+    rows.append(("rows (n)", *(count(result["n"]) for _ in measured)))
+    console.table(Table(("metric", *measured), "l" + "r" * len(measured), tuple(rows)))
+    if result["predictions"]:
+        console.data(f"\npredictions: {result['predictions']}")

@@ -1,0 +1,120 @@
+"""Rows as token ids, and how they become the rectangles that a network reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from peftcli.errors import DataError, Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IGNORED = -100
+"""The label of a token that no loss is computed on."""
+_FILLERS = {"token_type_ids": 0, "labels": IGNORED}
+
+
+class VirtualTokens(Protocol):
+    """Ids from ``first_id`` on, beyond the vocabulary, that stand in every row after its first ``after`` tokens."""
+
+    @property
+    def count(self) -> int:
+        """How many."""
+
+    @property
+    def first_id(self) -> int:
+        """The first of their ids."""
+
+    @property
+    def after(self) -> int:
+        """How many real tokens stand before them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row as ids.
+
+    Attributes:
+        ids: ``input_ids`` and what else the task gives for every token, ``labels`` among them.
+        length: Tokens.
+        row: Index of the row in its table.
+        where: The row's ``file:line``.
+        label: The number of the row's label, where a whole row has one.
+    """
+
+    ids: dict[str, list[int]]
+    length: int
+    row: int
+    where: str
+    label: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """The examples of a table in its order.
+
+    Attributes:
+        items: The examples.
+        counts: rows, truncated, dropped, tokens, supervised (tokens or rows a loss is computed on), longest.
+    """
+
+    items: list[Example]
+    counts: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Example]:
+        return iter(self.items)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.items[index]
+
+
+def check_ids(examples: Sequence[Example], vocabulary: int | None) -> None:
+    """Check that every example has tokens, and that the network has a vector for each.
+
+    Raises:
+        DataError: The tokenizer belongs to another model, or leaves nothing of some row.
+    """
+    problems = [
+        Problem(what="the tokenizer makes no token of this row", where=e.where) for e in examples if not e.length
+    ]
+    largest, where = max(((max(e.ids["input_ids"]), e.where) for e in examples if e.length), default=(0, ""))
+    if vocabulary is not None and largest >= vocabulary:
+        what = f"the tokenizer gives id {largest}, but the base model's vocabulary ends at {vocabulary - 1}"
+        problems.append(Problem(what=what, where=where, hint="Use the tokenizer that belongs to the base model."))
+    if problems:
+        raise DataError(problems[:10])
+
+
+def pad_examples(examples: Sequence[Example], pad: int, virtual: VirtualTokens | None) -> dict[str, Tensor]:
+    """Return what the examples hold for each token, padded on the right, and the attention mask.
+
+    Shapes: each (batch, tokens), where tokens is the longest example and the virtual tokens together.
+    """
+    import torch
+
+    count = virtual.count if virtual else 0
+    longest = max(example.length for example in examples)
+    mask = [[1] * (example.length + count) + [0] * (longest - example.length) for example in examples]
+    columns = {"attention_mask": mask}
+    for key in examples[0].ids:
+        filler = pad if key == "input_ids" else _FILLERS[key]
+        columns[key] = [_row(example, key, virtual) + [filler] * (longest - example.length) for example in examples]
+    return {key: torch.tensor(rows, dtype=torch.long) for key, rows in columns.items()}
+
+
+def _row(example: Example, key: str, virtual: VirtualTokens | None) -> list[int]:
+    ids = example.ids[key]
+    if virtual is None:
+        return ids
+    filler = _FILLERS.get(key)
+    inserted = [filler] * virtual.count if filler is not None else _virtual_ids(virtual)
+    return [*ids[: virtual.after], *inserted, *ids[virtual.after :]]
+
+
+def _virtual_ids(virtual: VirtualTokens) -> list[int]:
+    return list(range(virtual.first_id, virtual.first_id + virtual.count))

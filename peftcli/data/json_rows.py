@@ -1,0 +1,139 @@
+"""JSON Lines and JSON lists, read strictly: what another parser would read otherwise is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, NoReturn
+
+from peftcli.data.complaints import Complaints
+from peftcli.data.tables import Row
+from peftcli.errors import DataError
+
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_BLANK = " \t\r"
+
+
+class _RefusedError(ValueError):
+    """Valid for Python's parser, and yet refused."""
+
+
+def read_jsonl(text: str, name: str) -> list[Row]:
+    """Return one row per line that is not blank.
+
+    Raises:
+        DataError: Some lines are not JSON objects; the first ten are named with line and column.
+    """
+    rows: list[Row] = []
+    complaints = Complaints(name)
+    lines = text.split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip(_BLANK):
+            continue
+        try:
+            values = _parse(line)
+        except json.JSONDecodeError as error:
+            complaints.add(_broken(error), f"{number}:{error.colno}", _line_hint(line, last=number == len(lines)))
+        except (_RefusedError, RecursionError) as error:
+            complaints.add(_refused(error), f"{number}")
+        else:
+            if isinstance(values, dict):
+                rows.append(Row(values, f"{name}:{number}"))
+            else:
+                hint = "Name a file that holds one JSON list .json." if isinstance(values, list) else None
+                complaints.add(f"the line is not an object but {line.strip()[:30]!r}", f"{number}", hint)
+    complaints.raise_if_any()
+    return rows
+
+
+def read_json(text: str, name: str) -> list[Row]:
+    """Return one row per object of the list that the file holds.
+
+    Raises:
+        DataError: The file is not a list of objects.
+    """
+    complaints = Complaints(name)
+    try:
+        items = _parse(text)
+    except json.JSONDecodeError as error:
+        hint = "Name a file with one object a line .jsonl." if error.msg == "Extra data" else None
+        raise DataError(_broken(error), where=f"{name}:{error.lineno}:{error.colno}", hint=hint) from None
+    except (_RefusedError, RecursionError) as error:
+        raise DataError(_refused(error), where=name) from None
+    if not isinstance(items, list):
+        raise DataError("the file is not a list of objects", where=name, hint="Write [{...}, {...}].")
+    for number, item in enumerate(items, start=1):
+        if not isinstance(item, dict):
+            complaints.add(f"not an object but {str(item)[:30]!r}", f"row {number}")
+    complaints.raise_if_any()
+    return [Row(item, f"{name}:row {number}") for number, item in enumerate(items, start=1)]
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        names = [key for key, _ in pairs]
+        raise _RefusedError(f"key {next(key for key in names if names.count(key) > 1)!r} stands twice in one object")
+    return values
+
+
+def _constant(name: str) -> NoReturn:
+    raise _RefusedError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise _RefusedError(f"the number {digits[:30]} is too large")
+    return number
+
+
+def _integer(digits: str) -> int:
+    # Python refuses thousands of digits with an error of its own, and no label or text needs them.
+    if len(digits) > 40:
+        raise _RefusedError(f"the number {digits[:30]}... has {len(digits)} digits")
+    return int(digits)
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_constant, parse_float=_finite, parse_int=_integer
+)
+
+
+def _parse(text: str) -> Any:  # noqa: ANN401 (a JSON value)
+    value = _DECODER.decode(text)
+    if _SURROGATE.search(text) and (at := _lone_surrogate(text)) is not None:
+        raise json.JSONDecodeError("Lone surrogate, half of a character,", text, at)
+    return value
+
+
+def _lone_surrogate(text: str) -> int | None:
+    """Return where the escape of half a character stands without its other half."""
+    high: re.Match[str] | None = None
+    for escape in _ESCAPE.finditer(text):
+        code = int(escape[1], 16) if escape[1] else 0
+        low = 0xDC00 <= code <= 0xDFFF
+        paired = high is not None and high.end() == escape.start() and low
+        if high is not None and not paired:
+            return high.start()
+        if low and not paired:
+            return escape.start()
+        high = escape if 0xD800 <= code <= 0xDBFF else None
+    return high.start() if high else None
+
+
+def _broken(error: json.JSONDecodeError) -> str:
+    what = error.msg[0].lower() + error.msg[1:].removesuffix(" at").removesuffix(" starting at").rstrip(",")
+    return f"broken JSON: {what}"
+
+
+def _refused(error: Exception) -> str:
+    return "the JSON is nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _line_hint(line: str, *, last: bool) -> str | None:
+    if line.strip(_BLANK) == "[":
+        return "Name a file that holds one JSON list .json."
+    return "The file ends inside this line: was it cut short?" if last else None

@@ -1,0 +1,67 @@
+"""The metrics, from outcomes; and the user's own, through the evaluate library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peftcli.data.complaints import did_you_mean, listed, raise_all
+from peftcli.errors import DataError, Problem
+
+if TYPE_CHECKING:
+    import numpy as np
+
+LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
+
+
+def is_module(name: str) -> bool:
+    """Return whether a metric's name is the path of a metric module."""
+    return name.endswith(".py")
+
+
+def check_names(names: Sequence[str], known: Sequence[str]) -> None:
+    """Check that every name is a known metric or the path of an existing module.
+
+    Raises:
+        DataError: Some are not.
+    """
+    problems = []
+    for name in names:
+        if is_module(name) and not Path(name).is_file():
+            problems.append(Problem(what="no such metric module", where=name))
+        elif not is_module(name) and name not in known:
+            hint = f"{did_you_mean(name, known)}The task has {listed(known)}; a path that ends in .py is your own."
+            problems.append(Problem(what=f"no metric is called {name!r}", hint=hint))
+    raise_all(problems)
+
+
+def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Return the fraction of predictions that are the label."""
+    return float((labels == predictions).mean())
+
+
+def macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Return the mean over labels of 2 TP / (2 TP + FP + FN), over those that occur or are predicted."""
+    import numpy as np
+
+    scores = []
+    for label in np.union1d(labels, predictions):
+        hits = np.sum((labels == label) & (predictions == label))
+        scores.append(2 * hits / (np.sum(labels == label) + np.sum(predictions == label)))
+    return float(np.mean(scores))
+
+
+def own_metric(path: str, labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
+    """Return what the metric module at ``path`` computes from the numbers of labels and predictions.
+
+    Raises:
+        DataError: Some of its values are not numbers.
+    """
+    import evaluate
+
+    values = evaluate.load(path).compute(predictions=predictions.tolist(), references=labels.tolist()) or {}
+    try:
+        return {str(name): float(value) for name, value in values.items()}
+    except (TypeError, ValueError):
+        raise DataError("the metric module returns a value that is not a number", where=path) from None

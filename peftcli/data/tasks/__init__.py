@@ -1,0 +1,41 @@
+"""The tasks by name: each file holds one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from peftcli.data.tasks.causal_lm import CausalLm
+from peftcli.data.tasks.classification import Classification
+from peftcli.data.tasks.task import Task
+from peftcli.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from peftcli.data.tables import Table
+    from peftcli.recipe.recipe import DataSection
+
+__all__ = ["CausalLm", "Classification", "Task", "make_task", "task_from_manifest"]
+
+_TASKS: dict[str, type[Task]] = {task.name: task for task in (Classification, CausalLm)}
+
+
+def make_task(section: DataSection, train: Table) -> Task:
+    """Return the task of a recipe, its columns and labels found in the training rows.
+
+    Raises:
+        RecipeError: ``data.columns`` or ``data.labels`` says what the task cannot mean.
+        DataError: A column is not in the files, or there are fewer than two labels.
+    """
+    return _TASKS[section.task].from_section(section, train)
+
+
+def task_from_manifest(manifest: Mapping[str, Any]) -> Task:
+    """Return the task that :meth:`Task.manifest` described.
+
+    Raises:
+        ArtifactError: The description is not one of a task.
+    """
+    name = manifest.get("name")
+    if not isinstance(name, str) or name not in _TASKS:
+        raise ArtifactError(f"the artifact names the task {name!r}", hint=f"Known are {', '.join(_TASKS)}.")
+    return _TASKS[name].from_manifest(manifest)

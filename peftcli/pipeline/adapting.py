@@ -1,0 +1,110 @@
+"""From a recipe to an adapted model: recipe -> base -> method -> delta, with the task beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from peftcli.base.source import Source, find_source
+from peftcli.delta.method import Method
+from peftcli.errors import RecipeError
+
+if TYPE_CHECKING:
+    import torch
+
+    from peftcli.base.base_model import BaseModel
+    from peftcli.data.examples import Examples, VirtualTokens
+    from peftcli.data.tables import Table
+    from peftcli.data.tasks import Task
+    from peftcli.recipe.recipe import BaseSection, Recipe
+
+LONGEST = 512  # tokens, where the recipe does not say; memory grows with the square
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A base model, a task, and what turns rows into batches for them."""
+
+    source: Source
+    base: BaseModel
+    task: Task
+    tokenizer: Any
+    pad: int
+    virtual: VirtualTokens | None
+    notes: tuple[str, ...]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """How the frozen weights are held."""
+        dtype: torch.dtype = next(iter(self.base.parameters.values())).dtype
+        return dtype
+
+    def encode(self, table: Table) -> Examples:
+        """Return the rows of ``table`` as token ids."""
+        assert self.task.max_length is not None
+        return self.task.encode(table, self.tokenizer, self.task.max_length, self.base.anatomy.vocabulary)
+
+
+def methods_of(recipe: Recipe) -> tuple[Method, ...]:
+    """Return the recipe's methods as what they are."""
+    methods = tuple(m for m in recipe.method if isinstance(m, Method))
+    assert len(methods) == len(recipe.method)
+    return methods
+
+
+def prepare(section: BaseSection, task: Task, methods: tuple[Method, ...], *, seed: int) -> Prepared:
+    """Load the base model that ``section`` names, with the head that ``task`` needs.
+
+    Raises:
+        BaseModelError: The base model or its tokenizer cannot be used.
+        RecipeError: The inputs are longer than the base model allows.
+    """
+    from peftcli.base.loading import load_base, load_tokenizer
+
+    source = find_source(section.name, section.revision)
+    base = load_base(
+        source,
+        task_class=task.model_class,
+        settings=task.network_settings(),
+        dtype=section.dtype,
+        new_head=task.new_head,
+        seed=seed,
+    )
+    tokenizer, pad, notes = load_tokenizer(source)
+    virtual = virtual_tokens(methods, base)
+    return Prepared(
+        source=source,
+        base=base,
+        task=replace(task, max_length=_max_length(task.max_length, base, virtual)),
+        tokenizer=tokenizer,
+        pad=pad,
+        virtual=virtual,
+        notes=tuple(notes),
+    )
+
+
+def virtual_tokens(methods: tuple[Method, ...], base: BaseModel) -> VirtualTokens | None:
+    """Return the virtual tokens that the collator must place.
+
+    Raises:
+        RecipeError: Two methods of a stack ask for some.
+    """
+    wanted = [v for m in methods if (v := m.virtual_tokens(base.anatomy)) is not None]
+    if len(wanted) > 1:
+        raise RecipeError("two methods of the stack put virtual tokens into the input", hint="Keep one of them.")
+    return wanted[0] if wanted else None
+
+
+def _max_length(wanted: int | None, base: BaseModel, virtual: VirtualTokens | None) -> int:
+    allowed = base.anatomy.max_positions
+    if allowed is None:
+        return wanted or LONGEST
+    taken = virtual.count if virtual else 0
+    room = allowed - taken
+    if room < 1 or (wanted or 0) > room:
+        why = f", of which the prompt takes {taken}" if taken else ""
+        raise RecipeError(
+            f"inputs of {wanted or 1} tokens do not fit: {base.anatomy.family} has {allowed} positions{why}",
+            hint=f"Write data.max_length of at most {room}." if room > 0 else "Write a shorter prompt.",
+        )
+    return wanted or min(LONGEST, room)

@@ -1,0 +1,19 @@
+"""From files to a recipe: the one way in for every command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from peftcli.delta.registry import read_methods
+from peftcli.recipe.read import read_recipe
+from peftcli.recipe.recipe import Recipe
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Return the recipe at ``path`` with ``section.key=value`` overrides applied.
+
+    Raises:
+        RecipeError: With every mistake at once.
+    """
+    return read_recipe(path, overrides, read_methods)

@@ -1,0 +1,44 @@
+"""The lines a run says about itself before it starts: base, method, counts, data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from peftcli.delta.delta import Delta
+    from peftcli.pipeline.training import Run
+
+
+def tell_base(run: Run) -> None:
+    """Say which base model was loaded, from where."""
+    prepared = run.prepared
+    commit = f" @ {prepared.source.commit[:7]}" if prepared.source.commit else ""
+    run.progress.note(
+        f"base     {prepared.source.label}{commit} ({prepared.base.anatomy.family}), {prepared.base.size:,} parameters"
+    )
+    for note in prepared.notes:
+        run.progress.note(f"note     {note}")
+
+
+def tell_data(run: Run) -> None:
+    """Say how many rows there are, how long they are, and what is odd about them."""
+    rows = ", ".join(f"{split} {len(e):,}" for split, e in run.examples.items())
+    lengths = sorted(e.length for e in run.examples["train"])
+    middle, late = lengths[len(lengths) // 2], lengths[min(len(lengths) - 1, len(lengths) * 99 // 100)]
+    odd = {
+        "truncated": sum(e.counts.get("truncated", 0) for e in run.examples.values()),
+        "dropped": sum(e.counts.get("dropped", 0) for e in run.examples.values()),
+        "duplicates in train": run.splits.summary["duplicates"]["train"],
+        "also in train": sum(run.splits.summary["overlap"].values()),
+    }
+    tail = "".join(f", {name} {number:,}" for name, number in odd.items() if number)
+    run.progress.note(f"data     {rows}; tokens per row: median {middle}, 99 % within {late}{tail}")
+
+
+def tell_delta(run: Run, delta: Delta) -> None:
+    """Say what trains."""
+    names = " + ".join(m.name for m in delta.methods)
+    head = f", and a head of {delta.head_size:,}" if delta.head_size else ""
+    run.progress.note(
+        f"method   {names}: {delta.size:,} trainable parameters, {100 * delta.size / delta.base.size:.4g} % of the base{head}"
+    )

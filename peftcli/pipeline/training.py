@@ -1,0 +1,245 @@
+"""``peft train``: recipe -> base -> method -> delta -> training -> artifact -> report."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftcli import files
+from peftcli.data.datasets import Splits, load_data
+from peftcli.pipeline.adapting import Prepared, methods_of, prepare
+from peftcli.pipeline.devices import is_main, make_accelerator, precision
+from peftcli.pipeline.folders import CHECKPOINTS, run_folder
+from peftcli.pipeline.progress import Progress
+from peftcli.pipeline.rates import learning_rates
+from peftcli.recipe.read import to_yaml
+from peftcli.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from peftcli.data.examples import Examples
+    from peftcli.delta.delta import Delta
+    from peftcli.training.evaluation import EvaluationSettings, Precision
+    from peftcli.training.loop import Job
+
+RUNS = Path("runs")
+BASE_SCORES = "base.json"
+CPU_MICRO_BATCH = 8  # examples: pieces of equal lengths carry less padding, and a CPU loses nothing by small ones
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What the command line adds to a recipe.
+
+    Attributes:
+        out: The run's folder; default runs/NAME under the working directory.
+        resume: Continue from the newest whole checkpoint.
+        overwrite: Replace an existing run.
+    """
+
+    out: Path | None = None
+    resume: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A finished run: its folder and its report."""
+
+    folder: Path
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The parts of one run, as they pass from stage to stage."""
+
+    recipe: Recipe
+    folder: Path
+    splits: Splits
+    prepared: Prepared
+    fingerprint: dict[str, Any]
+    examples: dict[str, Examples]
+    accelerator: Accelerator
+    progress: Progress
+
+    @property
+    def settings(self) -> EvaluationSettings:
+        """How rows are measured."""
+        from peftcli.training.evaluation import EvaluationSettings
+
+        return EvaluationSettings(
+            batch_size=self.recipe.evaluation.batch_size,
+            pad=self.prepared.pad,
+            virtual=self.prepared.virtual,
+            precision=self.precision,
+            accelerator=self.accelerator,
+        )
+
+    @property
+    def precision(self) -> Precision:
+        """What is computed in."""
+        return precision(self.recipe.training, self.prepared.dtype)
+
+    @property
+    def select(self) -> str:
+        """The metric by which the best checkpoint is kept, or `last`."""
+        return self.recipe.evaluation.select or self.prepared.task.select
+
+
+def train(recipe: Recipe, options: TrainOptions, progress: Progress) -> Finished:
+    """Train the delta that ``recipe`` describes and write its run folder.
+
+    Raises:
+        PeftcliError: Of the kind of what went wrong; nothing that was saved before is lost.
+    """
+    folder = options.out or RUNS / str(recipe.name)
+    with run_folder(folder, resume=options.resume, overwrite=options.overwrite, main=is_main()):
+        run = _prepare(recipe, folder, progress)
+        return _train(run, resume=options.resume)
+
+
+def _prepare(recipe: Recipe, folder: Path, progress: Progress) -> Run:
+    from peftcli.artifact.fingerprint import fingerprint
+    from peftcli.pipeline import telling
+
+    splits = load_data(recipe.data, recipe.seed)
+    splits.task.check_metrics([m for m in recipe.evaluation.metrics or ()])
+    prepared = prepare(recipe.base, splits.task, methods_of(recipe), seed=recipe.seed)
+    tables = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    run = Run(
+        recipe=recipe,
+        folder=folder,
+        splits=splits,
+        prepared=prepared,
+        fingerprint=fingerprint(prepared.source.folder),
+        examples={split: prepared.encode(table) for split, table in tables.items() if table is not None},
+        accelerator=make_accelerator(recipe.training, prepared.dtype),
+        progress=progress,
+    )
+    telling.tell_base(run)
+    telling.tell_data(run)
+    return run
+
+
+def _train(run: Run, *, resume: bool) -> Finished:
+    from peftcli.delta.delta import attach
+    from peftcli.pipeline import reporting, telling
+    from peftcli.training.loop import fit
+    from peftcli.training.randomness import seed_all
+
+    base_scores = _base_scores(run, resume=resume)
+    delta = attach(methods_of(run.recipe), run.prepared.base, seed=run.recipe.seed)
+    telling.tell_delta(run, delta)
+    seed_all(run.recipe.seed + run.accelerator.process_index)
+    outcome = fit(_job(run, delta, resume=resume))
+    packed = delta.pack()
+    metrics = {"base": base_scores, "validation": None, "test": None}
+    metrics |= {split: measure(run, packed, split) for split in ("validation", "test") if split in run.examples}
+    report = reporting.build(run, packed, outcome, metrics)
+    if run.accelerator.is_main_process:
+        _write(run, packed, report)
+    run.accelerator.wait_for_everyone()
+    return Finished(folder=run.folder, report=report)
+
+
+def measure(run: Run, delta: Delta, split: str) -> dict[str, float]:
+    """Return the scores of ``delta`` on a split."""
+    from peftcli.training.evaluation import evaluate
+
+    names = run.recipe.evaluation.metrics
+    scores, _ = evaluate(delta.base.network, run.prepared.task, run.examples[split], run.settings, names)
+    return scores
+
+
+def _base_scores(run: Run, *, resume: bool) -> dict[str, float] | None:
+    """Measure the base before anything is attached: not every method equals it at the start."""
+    from dataclasses import replace
+
+    from peftcli.training.evaluation import evaluate
+
+    if not run.recipe.evaluation.base or "validation" not in run.examples:
+        return None
+    kept = run.folder / CHECKPOINTS / BASE_SCORES
+    if resume and kept.exists():
+        found: dict[str, float] = files.read_json(kept)
+        return found
+    network = run.accelerator.prepare_model(run.prepared.base.network, evaluation_mode=True)
+    settings = replace(run.settings, virtual=None)
+    names = run.recipe.evaluation.metrics
+    scores, _ = evaluate(network, run.prepared.task, run.examples["validation"], settings, names)
+    if run.accelerator.is_main_process:
+        kept.parent.mkdir(exist_ok=True)
+        files.write_json(kept, scores)
+    return scores
+
+
+def _job(run: Run, delta: Delta, *, resume: bool) -> Job:
+    from peftcli.data.batches import Batches
+    from peftcli.training.loop import Job
+
+    recipe, task, accelerator = run.recipe, run.prepared.task, run.accelerator
+    on_cpu = accelerator.device.type == "cpu"
+    batches = Batches(
+        examples=run.examples["train"],
+        task=task,
+        batch_size=recipe.training.batch_size,
+        micro_batch_size=recipe.training.micro_batch_size
+        or (CPU_MICRO_BATCH if on_cpu else recipe.training.batch_size),
+        seed=recipe.seed,
+        pad=run.prepared.pad,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        virtual=run.prepared.virtual,
+    )
+    measured = "validation" in run.examples
+    select = run.select if measured else "last"
+    return Job(
+        delta=delta,
+        task=task,
+        batches=batches,
+        training=recipe.training,
+        rates=learning_rates(recipe.training, delta, run.progress),
+        evaluate=(lambda: measure(run, delta, "validation")) if measured else dict,
+        every=recipe.evaluation.every,
+        select=select,
+        higher_is_better=select != "last" and task.higher_is_better(select),
+        accelerator=accelerator,
+        folder=run.folder,
+        identity=_identity(run),
+        resume=resume,
+        progress=run.progress,
+        precision=run.precision,
+    )
+
+
+def _identity(run: Run) -> dict[str, str]:
+    """Return what must be equal for a checkpoint to be continued."""
+    import hashlib
+
+    from peftcli.artifact.manifest import versions
+
+    data = [f["sha256"] for split in run.splits.summary["files"].values() for f in split]
+    return {
+        "recipe": hashlib.sha256(to_yaml(run.recipe).encode()).hexdigest(),
+        "data": hashlib.sha256(" ".join(data).encode()).hexdigest(),
+        "base": run.fingerprint["sample"],
+        **{f"version of {name}": version for name, version in versions().items()},
+    }
+
+
+def _write(run: Run, delta: Delta, report: dict[str, Any]) -> None:
+    """Write the artifact, then what refers to it; only then are the checkpoints needed no longer."""
+    from peftcli.artifact.artifact import DELTA_FOLDER, save
+    from peftcli.pipeline import reporting
+    from peftcli.report.report import write_report
+
+    folder = run.folder / DELTA_FOLDER
+    save(folder, reporting.artifact_contents(run, delta), overwrite=True)
+    files.write_text(run.folder / "recipe.yaml", to_yaml(run.recipe))
+    report["cost"]["artifact_bytes"] = reporting.artifact_bytes(folder)
+    write_report(run.folder, report)
+    shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)

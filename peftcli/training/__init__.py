@@ -1,0 +1,1 @@
+"""From an attached delta to a trained one: steps, measurements, checkpoints, proofs."""

@@ -1,0 +1,105 @@
+"""One optimizer step: the gradient of one global batch, clipped, and AdamW."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from peftcli.data.batches import Batch
+from peftcli.training.optimizer import set_learning_rate
+from peftcli.training.processes import sum_over_processes
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from peftcli.data.tasks.task import Task
+
+_LEAST_SCALE = 1.0  # of float16's loss: below it the gradient itself is out of range
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computed:
+    """What one global batch gave: its mean loss, the norm of its gradient, and whether any process shall stop."""
+
+    loss: float
+    gradient_norm: float
+    stop: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepper:
+    """Takes steps.
+
+    Attributes:
+        network: As it was prepared.
+        parameters: What trains.
+        clip: Largest norm of the gradient.
+        spare: A batch for a process that has no share of a global batch: it must still meet the others.
+    """
+
+    task: Task
+    network: nn.Module
+    parameters: list[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+    clip: float | None
+    spare: Mapping[str, Tensor]
+
+    def compute(self, batch: Batch, *, stop: bool) -> Computed:
+        """Compute the clipped gradient of ``batch``; ``stop`` is whether this process was asked to stop."""
+        loss = self._backward(batch)
+        norm = self._clip()
+        shared = sum_over_processes(self.accelerator, torch.stack([loss, loss.new_tensor(float(stop))]))
+        # The only time in a step that the host waits for the device.
+        numbers = torch.cat([shared, norm.to(shared)[None]]).tolist()
+        return Computed(loss=numbers[0], gradient_norm=numbers[2], stop=numbers[1] > 0)
+
+    def apply(self, learning_rate: float) -> None:
+        """Move the parameters against the gradient."""
+        set_learning_rate(self.optimizer, learning_rate)
+        if self.accelerator.scaler is None:
+            self.optimizer.step()
+        else:
+            self.accelerator.scaler.step(self.optimizer)
+            self.accelerator.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def discard(self) -> bool:
+        """Leave the parameters as they are, and return whether a smaller scale of the loss may mend it."""
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return scaler is not None and float(scaler.get_scale()) >= _LEAST_SCALE
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """Accumulate the gradient of the mean loss, and return this process's part of the loss."""
+        device, world = self.accelerator.device, self.accelerator.num_processes
+        pieces: list[tuple[Mapping[str, Tensor], float]] = [(piece, 1.0) for piece in batch.micro]
+        pieces = pieces or [(self.spare, 0.0)]
+        total = torch.zeros((), device=device)
+        for number, (piece, weight) in enumerate(pieces, start=1):
+            last = number == len(pieces)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.network):
+                inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in piece.items()}
+                with self.accelerator.autocast():
+                    loss = self.task.loss(self.network, inputs) * weight
+                # Processes average their gradients, and the mean is over the items of all of them.
+                self.accelerator.backward(loss / (batch.items / world))
+            total += loss.detach() / batch.items
+        return total
+
+    def _clip(self) -> Tensor:
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = get_total_norm(gradients)
+        if self.clip is not None:
+            clip_grads_with_norm_(self.parameters, self.clip, norm)
+        return norm

@@ -1,0 +1,102 @@
+"""Tiny base models on disk, adapted and saved as a run would."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+
+from peftcli.artifact.artifact import Artifact, ArtifactContents, open_artifact, save
+from peftcli.artifact.exports import export
+from peftcli.artifact.fingerprint import fingerprint
+from peftcli.base.loading import load_base
+from peftcli.base.source import find_source
+from peftcli.delta.delta import Delta, attach
+from peftcli.delta.registry import read_methods
+from tiny import FAMILIES, VOCABULARY
+
+TASKS = {
+    "classification": ("AutoModelForSequenceClassification", {"name": "classification", "labels": ["no", "maybe", "yes"]}),
+    "causal-lm": ("AutoModelForCausalLM", {"name": "causal-lm"}),
+}
+MANIFEST = {"columns": {"text": "text"}, "max_length": 16}
+
+
+@dataclass(frozen=True)
+class Adapted:
+    base: Path
+    delta: Delta
+    artifact: Artifact
+    task: str
+
+    def logits(self) -> torch.Tensor:
+        return logits(self.delta.base.network)
+
+
+def save_base(folder: Path, family: str, auto: str = "AutoModel", dtype=torch.float32, **config) -> Path:
+    torch.manual_seed(0)
+    given = {**FAMILIES[family], **config}
+    settings = transformers.AutoConfig.for_model(given.pop("model_type"), **given)
+    network = getattr(transformers, auto).from_config(settings).to(dtype)
+    with torch.no_grad():  # norms and biases start at one and zero, which would hide a mistake
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    network.save_pretrained(folder)
+    return folder
+
+
+def adapt(base: Path, run: Path, method, task: str) -> Adapted:
+    auto, about = TASKS[task]
+    manifest = {**MANIFEST, **about, "columns": {"text": "a"} if task == "classification" else {"prompt": "a", "completion": "b"}}
+    labels = about.get("labels")
+    settings = {"num_labels": len(labels)} if labels else {}
+    source = find_source(str(base))
+    model = load_base(source, task_class=auto, settings=settings, dtype="auto", new_head=bool(labels), seed=0)
+    delta = attach(read_methods(method), model, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in delta.trained().values():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
+    delta = delta.pack()
+    network = model.network
+    changed = {"pad_token_id": network.config.pad_token_id} if network.config.pad_token_id is not None else {}
+    about_base = {
+        "name": str(base),
+        "commit": None,
+        "family": model.anatomy.family,
+        "config": json.loads((base / "config.json").read_text()),
+        "network": type(network).__name__,
+        "network_config": changed,
+        "fingerprint": fingerprint(base),
+        "dtype": "float32",
+    }
+    contents = ArtifactContents(
+        methods=delta.methods,
+        base=about_base,
+        tensors=delta.state(),
+        task=manifest,
+        counts={},
+        seed=0,
+        export=export(delta, base=str(base), revision=None, task=task),
+    )
+    save(run / "delta", contents)
+    network.eval()
+    return Adapted(base, delta, open_artifact(run), task)
+
+
+@torch.no_grad()
+def logits(network) -> torch.Tensor:
+    network.eval()
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(3, VOCABULARY, (2, 9), generator=generator)
+    return network(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+
+
+def reopened(folder: Path, task: str):
+    auto = getattr(transformers, TASKS[task][0])
+    network, info = auto.from_pretrained(folder, output_loading_info=True, dtype="auto")
+    assert not info["missing_keys"], info
+    assert not info["unexpected_keys"], info
+    assert not info["mismatched_keys"], info
+    return network

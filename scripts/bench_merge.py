@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +75,8 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        size = make(folder, options.gigabytes, options.dtype)
+        apart(make, folder, options.gigabytes, options.dtype)
+        size = (folder / "base" / "model.safetensors").stat().st_size
         print(f"base model: {size / 1e9:.2f} GB of {options.dtype}; LoRA of rank {RANK} on every projection")
         copying = copy_seconds(folder / "base" / "model.safetensors", folder / "copy")
         print(f"copying the file once: {copying:.1f} s")
@@ -88,8 +90,18 @@ def main() -> int:
         return judge(costs, *compare(folder / "peftcli", folder / "peft"))
 
 
-def make(folder: Path, gigabytes: float, dtype: str) -> int:
-    """Write the base model and both forms of the delta; return the base model's bytes."""
+def apart(work: Callable[..., None], *arguments: object) -> None:
+    """Do ``work`` in a process of its own: a process starts with the peak memory of the one that starts it."""
+    child = os.fork()
+    if not child:
+        work(*arguments)
+        os._exit(0)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        raise SystemExit("the model could not be made")
+
+
+def make(folder: Path, gigabytes: float, dtype: str) -> None:
+    """Write the base model and both forms of the delta."""
     import torch
 
     from peftcli.artifact.numbers import dtype_name, to_bytes
@@ -119,7 +131,6 @@ def make(folder: Path, gigabytes: float, dtype: str) -> int:
             writer.begin(spec)
             writer.write(to_bytes(torch.empty(spec.shape).normal_(std=0.02, generator=generator).to(kind)))
     make_delta(folder, config)
-    return sum(s.bytes for s in specs)
 
 
 def make_delta(folder: Path, config: dict[str, object]) -> None:
@@ -129,14 +140,13 @@ def make_delta(folder: Path, config: dict[str, object]) -> None:
     from peftcli.artifact.artifact import ArtifactContents, save
     from peftcli.artifact.exports import export
     from peftcli.artifact.fingerprint import fingerprint
-    from peftcli.base.anatomy import Anatomy
-    from peftcli.base.skeleton import skeleton
+    from peftcli.base.loading import empty_base
     from peftcli.delta.delta import attach
     from peftcli.delta.registry import read_methods
 
     methods = read_methods({"name": "lora", "rank": RANK, "alpha": 2.0 * RANK, "target_modules": "all-linear"})
     base = str(folder / "base")
-    delta = attach(methods, skeleton(Anatomy.of(config, task="causal-lm")), seed=0)
+    delta = attach(methods, empty_base(config, task_class="AutoModelForCausalLM", settings={}), seed=0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in delta.parameters.values():
@@ -173,7 +183,12 @@ def copy_seconds(source: Path, target: Path) -> float:
 
 def measure(code: str, *arguments: Path) -> Cost:
     """Run ``code`` in a fresh process and return what it took."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONPATH": str(REPOSITORY)}
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "PYTHONPATH": str(REPOSITORY),
+    }
     command = [sys.executable, "-c", code, *map(str, arguments)]
     start = time.monotonic()
     with (arguments[-1].parent / "log").open("wb") as log:
@@ -213,7 +228,9 @@ def judge(costs: dict[str, list[Cost]], differing: int, numbers: int) -> int:
         Cost(*(statistics.median(getattr(c, f) for c in costs[who]) for f in ("seconds", "cpu", "peak")))
         for who in ("peftcli", "peft")
     )
-    print(f"ratio    {ours.seconds / theirs.seconds:6.2f}     {ours.cpu / theirs.cpu:6.2f}         {ours.peak / theirs.peak:6.2f}")
+    print(
+        f"ratio    {ours.seconds / theirs.seconds:6.2f}     {ours.cpu / theirs.cpu:6.2f}         {ours.peak / theirs.peak:6.2f}"
+    )
     print(f"{differing} of {numbers} numbers differ")
     missed = []
     if ours.peak > PEAK_GOAL:

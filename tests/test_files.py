@@ -284,7 +284,10 @@ def test_a_folder_is_held_by_one_process_and_taken_over_when_it_dies(tmp_path):
     assert holder.stdout is not None
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(ResourceError, match=rf"in use by pid {holder.pid} on host .+ since 20"), files.lock(tmp_path):
+        with (
+            pytest.raises(ResourceError, match=rf"in use by pid {holder.pid} on host .+ since 20"),
+            files.lock(tmp_path),
+        ):
             pass
         with pytest.raises(ResourceError, match=rf"pid {holder.pid}"), files.lock(tmp_path):
             pass  # refusing did not erase the holder's name

@@ -80,7 +80,9 @@ class BaseFolder:
 
 def _check_index(index: Path, found: Mapping[str, StoredTensor]) -> None:
     places = read_object(index, JSON_LIMIT)["weight_map"]
-    astray = sorted(n for n in places.keys() | found.keys() if n not in found or places.get(n) != found[n].file.path.name)
+    astray = sorted(
+        n for n in places.keys() | found.keys() if n not in found or places.get(n) != found[n].file.path.name
+    )
     if astray:
         raise BaseModelError(
             f"{len(astray)} tensors do not lie where it says (for instance {', '.join(astray[:5])})", where=str(index)

@@ -52,7 +52,7 @@ class Export:
         files.write_json(folder / CONFIG, {k: _ordered(v) for k, v in self.config.items()})
 
 
-def export(delta: Delta, *, base: str, revision: str | None, task: str | None) -> Export:
+def export(delta: Delta, *, base: str | None, revision: str | None, task: str | None) -> Export:
     """Return ``delta`` in peft's form, head included, or the reason why there is none.
 
     Args:

@@ -52,14 +52,14 @@ def make_plan(artifact: Artifact, base: BaseFolder, delta_file: TensorFile, dtyp
         MethodError: A method cannot be merged.
         BaseModelError, ArtifactError: The delta and the base do not fit.
     """
-    delta = _attached(artifact, base.config(), delta_file)
+    delta = attached(artifact, base.config(), delta_file)
     folds = _folds(delta)
     trained = _trained(delta, delta_file)
     names = _network_names(delta.base, base.tensors)
     target = NAMES[getattr(torch, dtype)] if dtype else None
     main = target or _main_dtype(base)
-    heads = {n for n in delta.base.head if n in trained}
-    start = f"{delta.base.prefix}." if heads and delta.base.prefix and _is_bare(base, names, delta.base.prefix) else ""
+    heads = delta.base.head
+    written = _written_names(delta.base.anatomy, [n for n in base.tensors if n in names]) if heads else {}
 
     outputs, dropped, seen = [], [], set[str]()
     # Of a tied tensor that is stored twice, the copy under the network's own name comes first.
@@ -73,10 +73,11 @@ def make_plan(artifact: Artifact, base: BaseFolder, delta_file: TensorFile, dtyp
             continue
         seen |= {known} if known else set()
         kind = target if target and _is_float(stored.entry.dtype) else stored.entry.dtype
-        spec = TensorSpec(start + name if known else name, kind, stored.entry.shape)
+        spec = TensorSpec(written.get(name, name), kind, stored.entry.shape)
         outputs.append(_output(spec, stored, trained.get(known or ""), folds.get(known or "", ())))
     for name in sorted(heads):
-        outputs.append(_output(TensorSpec(name, main, trained[name].entry.shape), None, trained[name], ()))
+        spec = TensorSpec(_full_name(delta.base, name), main, trained[name].entry.shape)
+        outputs.append(_output(spec, None, trained[name], ()))
     _check_complete(delta.base, seen | heads, {*trained, *folds})
     order = {spec: i for i, spec in enumerate(arranged([o.spec for o in outputs]))}
     return Plan(outputs=tuple(sorted(outputs, key=lambda o: order[o.spec])), dtype=main, dropped=tuple(sorted(dropped)))
@@ -93,8 +94,17 @@ def check_mergeable(artifact: Artifact) -> None:
             raise MethodError(f"{method.name} cannot be merged: it is not a change of weights", hint=KEEP)
 
 
-def _attached(artifact: Artifact, config: Mapping[str, Any], file: TensorFile) -> Delta:
-    """Attach the methods to a base model without numbers and load what their blocks need."""
+def attached(artifact: Artifact, config: Mapping[str, Any], file: TensorFile) -> Delta:
+    """Attach mergeable methods to a base model without numbers and load what their blocks need.
+
+    Args:
+        artifact: The delta.
+        config: The base model's config.json.
+        file: The artifact's tensors, open.
+
+    Raises:
+        ArtifactError: The tensors are not those of the methods.
+    """
     task = artifact.manifest.task or {}
     labels = len(task["labels"]) if task.get("labels") else None
     anatomy = Anatomy.of(config, task=task.get("name"), labels=labels)
@@ -153,9 +163,19 @@ def _check_complete(base: BaseModel, found: Collection[str], touched: Collection
         raise BaseModelError(f"the base model's files miss {len({*lost, *missing})} tensors (for instance {names})")
 
 
-def _is_bare(base: BaseFolder, names: Mapping[str, str], prefix: str) -> bool:
-    """Whether the files hold the backbone without the name that a network with a head gives it."""
-    return not any(n.startswith(f"{prefix}.") for n in base.tensors if n in names)
+def _written_names(anatomy: Anatomy, stored: Sequence[str]) -> dict[str, str]:
+    """Return what stored tensors are called beside a head: a bare backbone gets the name it has in such a network."""
+    full, bare = anatomy.architecture.prefixes[0], anatomy.architecture.prefixes[-1]
+    if any(n.startswith(f"{full}.") for n in stored):
+        return {}
+    return {n: f"{full}.{n.removeprefix(f'{bare}.') if bare else n}" for n in stored}
+
+
+def _full_name(base: BaseModel, name: str) -> str:
+    """Return what a head's parameter is called in transformers; some lie inside the backbone, as BERT's pooler."""
+    path = name.removeprefix(f"{base.prefix}.") if base.prefix else name
+    inside = any(t.path == path for t in base.anatomy.tensors)
+    return f"{base.anatomy.architecture.prefixes[0]}.{path}" if inside else name
 
 
 def _is_float(dtype: str) -> bool:

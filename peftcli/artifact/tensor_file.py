@@ -127,7 +127,9 @@ class TensorFile:
         entries = {}
         for name, spec, begin, end in sorted(found, key=lambda item: item[2:]):
             if begin != position or end - begin != spec.bytes:
-                raise self._bad(f"{name} lies at {begin}-{end}, but {spec.bytes} bytes from {position} on were expected")
+                raise self._bad(
+                    f"{name} lies at {begin}-{end}, but {spec.bytes} bytes from {position} on were expected"
+                )
             entries[name] = TensorEntry(name, spec.dtype, spec.shape, 8 + length + begin)
             position = end
         if 8 + length + position != size:

@@ -31,6 +31,7 @@ class BaseTensor:
         site: The name of the site whose module holds it; None for fused projections and what no site names.
         address: The name that outlives a renaming of modules.
         norm: Whether it belongs to a normalisation.
+        optional: Whether checkpoints may lack it (a pooler); then it is new, and the head's.
     """
 
     path: str
@@ -40,6 +41,7 @@ class BaseTensor:
     site: str | None = None
     address: str
     norm: bool = False
+    optional: bool = False
 
     @property
     def size(self) -> int:
@@ -57,6 +59,7 @@ class _Row:
     address: str
     first: bool
     norm: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -256,7 +259,8 @@ class Anatomy:
         if self.task == "causal-lm" and self.architecture.lm_head:
             rows += [(r, OUTSIDE) for r in self._piece(self.architecture.lm_head)]
         return [
-            BaseTensor(path=o + r.name, shape=r.shape, site=r.site, address=r.address, norm=r.norm) for r, o in rows
+            BaseTensor(path=o + r.name, shape=r.shape, site=r.site, address=r.address, norm=r.norm, optional=r.optional)
+            for r, o in rows
         ]
 
     @cached_property
@@ -275,7 +279,12 @@ class Anatomy:
         tensors = {"weight": shape}
         if holds(piece.bias, self.values):
             tensors["bias"] = shape[-1:] if piece.transposed else shape[:1]
-        given: dict[str, Any] = {"site": site, "first": piece.first, "norm": len(shape) == 1}
+        given: dict[str, Any] = {
+            "site": site,
+            "first": piece.first,
+            "norm": len(shape) == 1,
+            "optional": piece.optional,
+        }
         return [_Row(name=f"{piece.path}.{n}", shape=s, address=f"{where}.{n}", **given) for n, s in tensors.items()]
 
 

@@ -39,6 +39,7 @@ def _candidates(name: str, anatomy: Anatomy) -> Iterator[str]:
             yield path
             yield _renamed(path, anatomy.architecture.renames)
         yield OUTSIDE + spelled
+        yield OUTSIDE + _renamed(spelled, anatomy.architecture.renames)
 
 
 def _renamed(name: str, renames: Iterable[tuple[str, str]]) -> str:

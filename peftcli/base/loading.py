@@ -25,6 +25,7 @@ TASKS = {
     "AutoModelForCausalLM": "causal-lm",
 }
 _SHOWN = 5  # names in a message
+_TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")  # what a vocabulary is kept in
 
 
 def load_base(  # noqa: PLR0913  # all of them by name, and none of them optional
@@ -47,7 +48,10 @@ def load_base(  # noqa: PLR0913  # all of them by name, and none of them optiona
         BaseModelError: The checkpoint does not fit its config, or the family cannot do the task.
         ResourceError: The memory is too small.
     """
-    anatomy = Anatomy.of(read_config(str(source.folder)), task=TASKS[task_class], labels=settings.get("num_labels"))
+    given = read_config(str(source.folder))
+    if "quantization_config" in given:
+        raise BaseModelError("the checkpoint is quantised", where=source.label, hint="Use the model in full precision.")
+    anatomy = Anatomy.of(given, task=TASKS[task_class], labels=settings.get("num_labels"))
     torch.manual_seed(seed)
     with _quiet(), _explained(source.label):
         network, info = _auto_class(task_class).from_pretrained(
@@ -99,6 +103,9 @@ def load_tokenizer(source: Source) -> tuple[PreTrainedTokenizerFast, int, tuple[
     from transformers import AutoTokenizer
 
     where = str(source.folder)
+    if not _has_tokenizer(source):
+        # transformers makes up a tokenizer that knows five tokens.
+        raise BaseModelError("there is no tokenizer", where=where, hint="Put the model's tokenizer.json there.")
     with _quiet(), _explained(source.label):
         tokenizer = AutoTokenizer.from_pretrained(
             source.folder, use_fast=True, trust_remote_code=False, local_files_only=True
@@ -155,8 +162,9 @@ def _check_loaded(
     missing, misfit = set(info["missing_keys"]), {entry[0] for entry in info["mismatched_keys"]}
     names = {n for n, _ in network.named_parameters()}
     outside = _outside(network, anatomy) if new_head else set()
-    pooler = {n for n in names if ".pooler." in f".{n}"}
-    lost = sorted((missing & names) - outside - pooler)
+    prefix = find_prefix(names, anatomy)
+    optional = {f"{prefix}.{t.path}" if prefix else t.path for t in anatomy.tensors if t.optional}
+    lost = sorted((missing & names) - outside - optional)
     wrong = sorted(misfit - outside)
     dropped = _dropped(info["unexpected_keys"], anatomy)
     found = ((lost, "missing"), (wrong, "of another shape"), (dropped, "of no use to this config"))
@@ -199,9 +207,12 @@ def _check_finite(base: BaseModel, label: str) -> None:
 def _set_padding(base: BaseModel, source: Source) -> None:
     """Tell a decoder that classifies which id pads: it reads the last token that is not one."""
     config: Any = base.network.config
-    has_tokenizer = any((source.folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
-    if has_tokenizer and base.anatomy.arch == "decoder" and base.anatomy.task == "classification":
+    if base.anatomy.arch == "decoder" and base.anatomy.task == "classification" and _has_tokenizer(source):
         config.pad_token_id = load_tokenizer(source)[1]
+
+
+def _has_tokenizer(source: Source) -> bool:
+    return any(next(source.folder.glob(pattern), None) for pattern in _TOKENIZERS)
 
 
 @contextlib.contextmanager

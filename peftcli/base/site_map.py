@@ -129,7 +129,8 @@ class SiteMap:
             for piece in plan.pieces:
                 if piece.sites and piece.path.split(".")[-1].removesuffix("_proj") == name.removesuffix("_proj"):
                     return f"In {self.architecture.family}, '{name}' is {' and '.join(piece.sites)}."
-        near = difflib.get_close_matches(name, SITE_NAMES, n=1)
+        spelled = [n for n in SITE_NAMES if n.lower() == name.lower()]
+        near = spelled or difflib.get_close_matches(name, SITE_NAMES, n=1)
         return f"Did you mean '{near[0]}'?" if near else f"Name {', '.join(self.names)}."
 
 

@@ -39,6 +39,8 @@ def skeleton(anatomy: Anatomy, head: Mapping[str, tuple[int, ...]] | None = None
     """
     prefix = anatomy.architecture.prefixes[-1]
     network = nn.Module()
+    # A tied tensor goes by the name that is registered first: that of the embeddings, as in the real network.
+    _reach(network, _name(anatomy.tensors[0].path, prefix).split(".")[:-1])
     shapes = {t.path: t.shape for t in anatomy.tensors}
     for site in anatomy.sites(anatomy.projections):
         _put(network, _name(site.path, prefix), _projection(site, shapes[f"{site.path}.weight"]))

@@ -73,7 +73,7 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
         if received and not failures:
             raise SystemExit(128 + received[0])  # as a shell reports a signal: nothing was saved
         if exit_code:
-            raise outcome(failures, _deaths(folder))
+            raise outcome(failures, _deaths(folder), stopping=bool(received))
 
 
 def record_failure(mistake: PeftcliError) -> bool:
@@ -87,26 +87,28 @@ def record_failure(mistake: PeftcliError) -> bool:
     return True
 
 
-def outcome(failures: Sequence[Failure], deaths: Mapping[int, int]) -> PeftcliError:
+def outcome(failures: Sequence[Failure], deaths: Mapping[int, int], *, stopping: bool = False) -> PeftcliError:
     """Return the one error that tells how a launch ended.
 
     Args:
         failures: What the processes said of their ends.
         deaths: Exit status by rank, as the launcher saw it; negative for a signal.
+        stopping: Whether the processes were asked to stop.
     """
     spoken = sorted(failures, key=lambda f: f.time)
     stopped = [f for f in spoken if f.exit_code == Stopped.exit_code]
-    if stopped:
-        return Stopped(stopped[0].problems)
-    # A process that dies without a word is the cause of what the others then say about their connections.
+    # A process that dies without a word is the cause of what the others then say about their connections, and of
+    # their being stopped by the launcher.
     silent = [(r, code) for r, code in sorted(deaths.items()) if r not in {f.rank for f in spoken}]
     killed = [(r, code) for r, code in silent if code in (-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGBUS)]
-    causes = [f for f in spoken if f.exit_code not in (1, DistributedError.exit_code)]
+    if stopped and (stopping or (spoken[0] in stopped and not killed)):
+        return Stopped(stopped[0].problems)
+    causes = [f for f in spoken if f.exit_code not in (1, DistributedError.exit_code, Stopped.exit_code)]
     if causes and not killed:
         return _same_kind(causes[0])
     if killed or (silent and not spoken):
         r, code = (killed or silent)[0]
-        return DistributedError(f"rank {r} {_ending(code)}", hint=_hint(code))
+        return DistributedError(f"rank {r} {_ending(code)}", hint=_hint(code, saved=bool(stopped)))
     if spoken:
         first = spoken[0]
         return DistributedError(
@@ -130,8 +132,9 @@ def _ending(code: int) -> str:
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
 
 
-def _hint(code: int) -> str | None:
-    return "Often that is the machine running out of memory." if code == -signal.SIGKILL else None
+def _hint(code: int, *, saved: bool) -> str | None:
+    memory = "Often that is the machine running out of memory." if code == -signal.SIGKILL else ""
+    return f"{memory}{' A checkpoint was saved: continue with --resume.' if saved else ''}".strip() or None
 
 
 def _failures(folder: Path) -> list[Failure]:

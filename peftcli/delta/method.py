@@ -75,7 +75,11 @@ class Method(Settings):
     """
 
     card: ClassVar[Card]
-    name: ClassVar[str]  # set by the registry: the file's name
+    name: ClassVar[str]
+
+    def __init_subclass__(cls, **settings: Any) -> None:  # noqa: ANN401  # pydantic's
+        super().__init_subclass__(**settings)
+        cls.name = cls.__module__.rpartition(".")[2]  # methods/lora.py holds lora
 
     @property
     def starts_at_base(self) -> bool:

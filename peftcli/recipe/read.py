@@ -25,6 +25,7 @@ from peftcli.recipe.stack import write_stack
 MethodReader = Callable[[Any], tuple[Settings, ...]]
 
 _VARIABLE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
+_PYTHONS_NULL = "None"
 _PATHS = (("base", "name"), ("data", "train"), ("data", "validation"), ("data", "test"), ("evaluation", "metrics"))
 
 
@@ -78,7 +79,7 @@ class _Dumper(yaml.SafeDumper):
 
 def _write_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     try:
-        plain = scalars.resolve(text, "") == text
+        plain = scalars.resolve(text, "") == text != _PYTHONS_NULL
     except RecipeError:
         plain = False
     style = None if plain and text.isprintable() else '"'
@@ -148,7 +149,7 @@ def _name(path: Path) -> str:
 def _nothings(document: Document) -> Iterator[Complaint]:
     """Find Python's None where the recipe language says null, and text would be taken silently."""
     for loc, text in document.texts():
-        if text == "None" and loc in document.plain and is_optional(loc):
+        if text == _PYTHONS_NULL and loc in document.plain and is_optional(loc):
             what = f"{'.'.join(map(str, loc))} is the text 'None'"
             yield Complaint(document.place(loc), loc, what, "Did you mean null?")
 

@@ -26,6 +26,7 @@ THEME = {
     ORANGE: f"var(--orange, {ORANGE})",
     GREEN: f"var(--green, {GREEN})",
 }
+STYLE = re.compile(r'style="[^"<>]*"')
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 LOOK: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -104,12 +105,18 @@ def to_svg(drawn: Figure, description: str) -> str:
     return f"{head}>{_themed(body)}"
 
 
+def standalone(svg: str) -> str:
+    """Return a plot as a file of its own: the colours written out, on white, for programs that know no page."""
+    svg = STYLE.sub(lambda found: re.sub(r"var\([-\w]+, (#\w+)\)", r"\1", found[0]).replace("currentColor", INK), svg)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + svg.replace("<svg ", '<svg style="background: #ffffff" ', 1)
+
+
 def _themed(body: str) -> str:
     """Give the figure the page's colours and font, and drop ids that nothing refers to (two plots share a page)."""
     body = re.sub(r" <metadata>.*?</metadata>\n", "", body, flags=re.DOTALL)
     body = re.sub(r'<g id="[^"]*"', "<g", body)
     # Only inside style attributes: a label that reads like a colour stays what it is.
-    return re.sub(r'style="[^"<>]*"', lambda found: _restyled(found.group()), body)
+    return STYLE.sub(lambda found: _restyled(found[0]), body)
 
 
 def _restyled(style: str) -> str:
@@ -167,7 +174,7 @@ def _box(axes: Axes, label: Annotation) -> Bbox:
 
     canvas = axes.figure.canvas
     assert isinstance(canvas, FigureCanvasAgg), "figure() makes one: it alone measures text"
-    renderer = canvas.get_renderer()
+    renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
     label.update_positions(renderer)
     return Text.get_window_extent(label, renderer)
 

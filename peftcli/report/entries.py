@@ -100,8 +100,8 @@ def measured_on(report: Report) -> str:
     split_off = isinstance(source, str) and source.strip().endswith("%")
     return canonical(
         [
-            trained_on(report) if split_off else _hashes(report.data.get("validation")),
-            source if split_off or not _hashes(report.data.get("validation")) else None,
+            trained_on(report) if split_off else _hashes(report, "validation"),
+            source if split_off or not _hashes(report, "validation") else None,
             limit,
             report.training.seed if split_off or limit is not None else None,  # such rows are drawn with it
             (report.metrics.validation or {}).get("n"),
@@ -112,7 +112,7 @@ def measured_on(report: Report) -> str:
 def trained_on(report: Report) -> str:
     """Return what tells one set of training rows from another."""
     asked = _asked(report)
-    return canonical([_hashes(report.data.get("train")) or asked.get("train"), asked.get("limit")])
+    return canonical([_hashes(report, "train") or asked.get("train"), asked.get("limit")])
 
 
 def canonical(value: Any) -> str:  # noqa: ANN401  # any JSON
@@ -130,14 +130,11 @@ def _asked(report: Report) -> dict[str, Any]:
     return section if isinstance(section, dict) else {}
 
 
-def _hashes(value: Any) -> list[str]:  # noqa: ANN401  # any JSON
-    """Return every sha256 that ``value`` holds: what the files were, wherever they lay."""
-    if isinstance(value, list):
-        return sorted(h for part in value for h in _hashes(part))
-    if not isinstance(value, dict):
-        return []
-    own = [v for k, v in value.items() if k == "sha256" and isinstance(v, str)]
-    return sorted([*own, *(h for v in value.values() for h in _hashes(v))])
+def _hashes(report: Report, split: str) -> list[str]:
+    """Return the sha256 of every file of a split: what the files were, wherever they lay."""
+    files = report.data.get("files")
+    found = files.get(split) if isinstance(files, dict) else None
+    return [str(f.get("sha256")) for f in found if isinstance(f, dict)] if isinstance(found, list) else []
 
 
 def _tell_apart(names: list[str], suffixes: Callable[[list[int]], list[str]]) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftcli import files
+from peftcli.errors import RecipeError
 from peftcli.report.comparison import Comparison
+from peftcli.report.drawing import standalone
 from peftcli.report.outline import headline, key_figures, outline
 from peftcli.report.plots import loss_curve_svg, parameters_bar_svg, score_vs_parameters_svg
 from peftcli.report.record import Report
@@ -49,6 +51,18 @@ def comparison_to_html(comparison: Comparison) -> str:
 def write_comparison(path: Path, comparison: Comparison) -> None:
     """Write the page of a comparison to ``path``."""
     files.write_text(path, comparison_to_html(comparison))
+
+
+def write_plot(path: Path, comparison: Comparison) -> None:
+    """Write score against trained parameters to ``path``, as an SVG that stands alone.
+
+    Raises:
+        RecipeError: No run has both a score and trained parameters.
+    """
+    svg = score_vs_parameters_svg(comparison)
+    if svg is None:
+        raise RecipeError("there is nothing to plot: no run has both a score and trained parameters")
+    files.write_text(path, standalone(svg))
 
 
 def _render(template: str, **values: Any) -> str:  # noqa: ANN401  # what the template names

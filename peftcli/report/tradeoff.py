@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
 
-CLEARANCE = 10  # pixels around a point; a label any closer would seem to be that point's
+CLEARANCE = 10  # pixels around a point: another's label any closer would seem to be its own
+TOUCHING = 6  # pixels around a point that its own label leaves free
 FAR = 1.5  # times the range of the trained methods' scores: what lies beyond would flatten their differences
 
 
@@ -142,7 +143,7 @@ def _draw_front(axes: Axes, front: Sequence[Mark]) -> None:
 
 
 def _label(panels: Panels, points: Sequence[Mark], lines: Sequence[Mark]) -> None:
-    taken = {panels.main: _occupied(panels.main, points)}
+    taken = {panels.main: _front_boxes(panels.main, points)}
     if panels.strip is not None:
         taken[panels.strip] = []
     for line in lines:
@@ -152,19 +153,25 @@ def _label(panels: Panels, points: Sequence[Mark], lines: Sequence[Mark]) -> Non
     for line in lines:
         axes = _axes_of(panels, line)
         ends = [(x, line.score) for x in axes.get_xlim()]
-        place_label(axes, ends, line.label, taken[axes], tied=False).set_color(FAINT)
-    for m in points:
-        place_label(panels.main, [(m.size, m.score)], m.label, taken[panels.main])
+        obstacles = taken[axes] + ([_point_box(axes, m, CLEARANCE) for m in points] if axes is panels.main else [])
+        place_label(axes, ends, line.label, obstacles, tied=False).set_color(FAINT)
+        taken[axes].append(obstacles[-1])
+    for own in points:
+        obstacles = [_point_box(panels.main, m, TOUCHING if m is own else CLEARANCE) for m in points]
+        obstacles += taken[panels.main]
+        place_label(panels.main, [(own.size, own.score)], own.label, obstacles)
+        taken[panels.main].append(obstacles[-1])
 
 
-def _occupied(axes: Axes, points: Sequence[Mark]) -> list[Bbox]:
-    """Return what labels must not cover: the points with their deviations, and the front."""
+def _point_box(axes: Axes, mark: Mark, padding: float) -> Bbox:
+    spread = mark.entry.deviation or 0.0
+    low, high = _at(axes, mark.size, mark.score - spread), _at(axes, mark.size, mark.score + spread)
+    return _rectangle(*low, *high, padding)
+
+
+def _front_boxes(axes: Axes, points: Sequence[Mark]) -> list[Bbox]:
     boxes = []
-    for m in points:
-        spread = m.entry.deviation or 0.0
-        boxes.append(_rectangle(*_at(axes, m.size, m.score - spread), *_at(axes, m.size, m.score + spread), CLEARANCE))
-    front = [m for m in points if m.entry.on_front]
-    for one, two in pairwise(front):
+    for one, two in pairwise([m for m in points if m.entry.on_front]):
         corner = _at(axes, two.size, one.score)
         boxes.append(_rectangle(*_at(axes, one.size, one.score), *corner, 1))
         boxes.append(_rectangle(*corner, *_at(axes, two.size, two.score), 1))

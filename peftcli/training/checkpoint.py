@@ -96,10 +96,7 @@ class Checkpoints:
         """Commit the checkpoint of ``state.step``, then let go of those that are no longer needed."""
         content = {"format": FORMAT, "identity": self.identity, "state": state.to_json()}
         self._commit(_name("step", state.step), tensors, content, log)
-        kept = self._steps()[:KEPT]
-        counted_on = {state.best_step} | {_best_step(folder) for folder in kept}
-        self._remove(self._steps()[KEPT:])
-        self._remove([folder for folder in self._found("best") if _step(folder) not in counted_on])
+        self._prune(state.best_step)
 
     def keep_best(self, step: int, metrics: Mapping[str, float], tensors: Mapping[str, Tensor]) -> None:
         """Commit the delta that scored best so far; the one before stays until no checkpoint counts on it."""
@@ -140,12 +137,20 @@ class Checkpoints:
             raise ArtifactError([*problems, Problem(what="no checkpoint is whole", where=str(self.folder), hint=hint)])
         return None
 
-    def forget_after(self, step: int) -> None:
-        """Remove what a killed process left half written, and all that is later than ``step``: it will come again."""
-        later = [folder for kind in ("step", "best") for folder in self._found(kind) if _step(folder) > step]
-        self._remove(later)
+    def tidy(self, found: Checkpoint | None) -> None:
+        """Remove what a killed process left half written, and what is later than ``found``: it will come again."""
+        step = found.state.step if found else -1
+        self._remove([folder for kind in ("step", "best") for folder in self._found(kind) if _step(folder) > step])
         for leftover in self.folder.glob(".tmp-*"):
             shutil.rmtree(leftover, ignore_errors=True)
+        self._prune(found.state.best_step if found else None)
+
+    def _prune(self, best_step: int | None) -> None:
+        """Let go of all but the newest checkpoints and the best deltas they count on."""
+        steps = self._steps()
+        counted_on = {best_step} | {_best_step(folder) for folder in steps[:KEPT]}
+        self._remove(steps[KEPT:])
+        self._remove([folder for folder in self._found("best") if _step(folder) not in counted_on])
 
     def _commit(self, name: str, tensors: Mapping[str, Tensor], content: dict[str, Any], log: bytes | None) -> None:
         def write(folder: Path) -> None:

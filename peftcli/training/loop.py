@@ -98,7 +98,7 @@ class _Run:
         facts = {**job.identity, "the checkpoint": str(found.state.step if found else None)}
         processes.check_agreement(job.accelerator, facts)
         if self.main:
-            self.checkpoints.forget_after(found.state.step if found else -1)
+            self.checkpoints.tidy(found)
         self.log.begin(found.log if found else b"")
         if found:
             self._take_up(found)

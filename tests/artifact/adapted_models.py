@@ -17,7 +17,10 @@ from peftcli.delta.registry import read_methods
 from tiny import FAMILIES, VOCABULARY
 
 TASKS = {
-    "classification": ("AutoModelForSequenceClassification", {"name": "classification", "labels": ["no", "maybe", "yes"]}),
+    "classification": (
+        "AutoModelForSequenceClassification",
+        {"name": "classification", "labels": ["no", "maybe", "yes"]},
+    ),
     "causal-lm": ("AutoModelForCausalLM", {"name": "causal-lm"}),
 }
 MANIFEST = {"columns": {"text": "text"}, "max_length": 16}
@@ -48,7 +51,11 @@ def save_base(folder: Path, family: str, auto: str = "AutoModel", dtype=torch.fl
 
 def adapt(base: Path, run: Path, method, task: str) -> Adapted:
     auto, about = TASKS[task]
-    manifest = {**MANIFEST, **about, "columns": {"text": "a"} if task == "classification" else {"prompt": "a", "completion": "b"}}
+    manifest = {
+        **MANIFEST,
+        **about,
+        "columns": {"text": "a"} if task == "classification" else {"prompt": "a", "completion": "b"},
+    }
     labels = about.get("labels")
     settings = {"num_labels": len(labels)} if labels else {}
     source = find_source(str(base))

@@ -143,7 +143,9 @@ def test_an_edited_description_is_refused_even_when_resealed(folder, change, mes
         open_artifact(folder)
 
 
-@pytest.mark.parametrize("text", ["[]", "null", "{", '{"a": 1, "a": 2}', '{"a": NaN}', '{"a": Infinity}', "\xff", "[" * 9999])
+@pytest.mark.parametrize(
+    "text", ["[]", "null", "{", '{"a": 1, "a": 2}', '{"a": NaN}', '{"a": Infinity}', "\xff", "[" * 9999]
+)
 def test_a_description_that_is_no_json_object_is_refused(folder, text):
     (folder / "delta.json").write_bytes(text.encode("latin-1"))
     reseal(folder)
@@ -202,7 +204,9 @@ def test_another_base_is_refused_with_both_names(folder):
     artifact = open_artifact(folder)
     check_base(artifact, BASE["fingerprint"], "org/tiny")
     other = {**BASE["fingerprint"], "sample": "x" * 64}
-    with pytest.raises(ArtifactError, match=r"org/tiny .*tttttttt-ssssssss.* not on org/other .*tttttttt-xxxxxxxx.*numbers"):
+    with pytest.raises(
+        ArtifactError, match=r"org/tiny .*tttttttt-ssssssss.* not on org/other .*tttttttt-xxxxxxxx.*numbers"
+    ):
         check_base(artifact, other, "org/other")
     with pytest.raises(ArtifactError, match="names or shapes"):
         check_base(artifact, {**other, "tensors": "y" * 64}, "org/other")

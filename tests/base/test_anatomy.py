@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import FAMILIES, LABELS, tasks, tiny_base, tiny_config
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+
 from peftcli.base.anatomy import Anatomy
 from peftcli.base.architectures import ARCHITECTURES
 from peftcli.base.base_model import BaseModel
 from peftcli.errors import BaseModelError, ResourceError
-from tiny import FAMILIES, LABELS, tasks, tiny_base, tiny_config
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 CASES = [(family, task) for family in FAMILIES for task in tasks(family)]
 GPT3 = {"model_type": "gpt2", "n_layer": 96, "n_embd": 12288, "n_head": 96, "n_positions": 2048}
@@ -115,6 +116,28 @@ def test_gpt3_is_counted_in_closed_form():
     assert round(size / 1e6, 1) == 174604.3
 
 
+PUBLISHED = [
+    ({"model_type": "bert"}, None, 109_482_240),
+    ({"model_type": "roberta", "type_vocab_size": 1, "max_position_embeddings": 514}, None, 124_645_632),
+    ({"model_type": "gpt2", "n_embd": 1024, "n_layer": 24, "n_head": 16}, "causal-lm", 354_823_168),
+    ({"model_type": "t5", "d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12}, None, 222_903_552),
+    ({"model_type": "llama"}, "causal-lm", 6_738_415_616),
+    ({"model_type": "mistral"}, "causal-lm", 7_241_732_096),
+    ({"model_type": "bloom", "hidden_size": 1024, "n_layer": 24, "n_head": 16}, "causal-lm", 559_214_592),
+    ({"model_type": "falcon"}, "causal-lm", 6_921_720_704),
+    ({"model_type": "opt"}, "causal-lm", 125_239_296),
+    ({"model_type": "distilbert"}, None, 66_362_880),
+    ({"model_type": "phi3"}, "causal-lm", 3_821_079_552),
+    ({"model_type": "gemma2"}, "causal-lm", 2_614_341_888),
+    ({"model_type": "bart"}, None, 406_291_456),
+]
+
+
+@pytest.mark.parametrize(("config", "task", "size"), PUBLISHED)
+def test_published_models_have_their_published_sizes(config, task, size):
+    assert Anatomy.of(config, task=task).size == size
+
+
 def test_gpt3_takes_milliseconds():
     start = time.perf_counter()
     anatomy = Anatomy.of(GPT3)
@@ -124,7 +147,8 @@ def test_gpt3_takes_milliseconds():
 
 
 def test_the_anatomy_imports_neither_torch_nor_transformers():
-    code = "import sys, peftcli.base.source, peftcli.base.checkpoint_names; print({'torch', 'numpy', 'transformers'} & set(sys.modules))"
+    heavy = "{'torch', 'numpy', 'transformers', 'huggingface_hub'}"
+    code = f"import sys, peftcli.base.source, peftcli.base.checkpoint_names; print({heavy} & set(sys.modules))"
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
@@ -181,6 +205,11 @@ def test_an_unknown_family_is_named_with_a_suggestion():
     with pytest.raises(BaseModelError, match="model type 'lama' is not known") as caught:
         Anatomy.of({"model_type": "lama"})
     assert "Did you mean 'llama'?" in caught.value.problems[0].hint
+
+
+def test_attention_over_another_model_is_refused():
+    with pytest.raises(BaseModelError, match="another model's output"):
+        Anatomy.of(tiny_config("gpt2") | {"add_cross_attention": True})
 
 
 def test_a_config_without_a_family_is_refused():

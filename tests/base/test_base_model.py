@@ -1,9 +1,10 @@
 import pytest
 import torch
-from peftcli.base.base_model import BaseModel
-from peftcli.errors import MethodError
 from tiny import FAMILIES, tasks, tiny_base, tiny_batch
 from torch import nn
+
+from peftcli.base.base_model import BaseModel
+from peftcli.errors import MethodError
 
 
 class Around(nn.Module):

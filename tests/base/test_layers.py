@@ -1,4 +1,5 @@
 import pytest
+
 from peftcli.base.anatomy import Anatomy
 from peftcli.base.layers import select
 from peftcli.errors import RecipeError

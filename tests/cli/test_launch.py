@@ -34,9 +34,18 @@ def test_a_launched_process_does_not_launch_again(monkeypatch):
 
 
 def test_a_stop_with_a_checkpoint_is_75():
-    ended = launch.outcome([failure(1, 8, "peer gone", 1.0), failure(0, 75, "stopped at step 3", 2.0)], {0: 75, 1: 8})
+    failures = [failure(1, 8, "peer gone", 1.0), failure(0, 75, "stopped at step 3", 2.0)]
+    ended = launch.outcome(failures, {0: 75, 1: 8}, stopping=True)
     assert isinstance(ended, Stopped)
     assert ended.problems[0].what == "stopped at step 3"
+
+
+def test_being_stopped_because_another_failed_is_not_the_cause():
+    failures = [failure(1, 6, "loss is nan", 1.0), failure(0, 75, "stopped at step 3", 2.0)]
+    assert type(launch.outcome(failures, {1: 6})) is DivergedError
+    killed = launch.outcome(failures[1:], {1: -signal.SIGKILL})
+    assert type(killed) is DistributedError
+    assert "--resume" in str(killed)
 
 
 def test_a_mistake_of_the_user_keeps_its_exit_code():

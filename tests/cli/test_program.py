@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import re
 import subprocess
@@ -52,7 +53,7 @@ def peft(*arguments, **options):
 def heavy_modules_after(*arguments):
     code = (
         "import sys; from peftcli.cli.program import run; run(sys.argv[1:]); "
-        f"print(*sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)"
+        f"print(); print(*sorted({HEAVY!r} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
@@ -61,7 +62,7 @@ def heavy_modules_after(*arguments):
         check=True,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
-    return set(done.stderr.splitlines()[-1].split())
+    return set(done.stdout.splitlines()[-1].split())
 
 
 def test_every_command_is_listed_in_the_help(capsys):
@@ -103,6 +104,17 @@ def test_listing_methods_imports_no_torch():
 
 def test_the_schema_imports_no_torch():
     assert heavy_modules_after("schema") <= {"rich"}
+
+
+def test_counting_in_closed_form_imports_no_torch(tmp_path):
+    config = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 8, "vocab_size": 50}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert heavy_modules_after("params", "config.json", "--method", "all") <= {"rich"}
+
+
+def test_checking_a_recipe_imports_no_torch():
+    run(["init"])
+    assert heavy_modules_after("check", "recipe.yaml") <= {"rich"}
 
 
 def test_peft_alone_shows_the_help_and_is_a_usage_error(capsys):

@@ -47,7 +47,7 @@ def test_sections_that_are_left_out_have_defaults(read):
 
 
 def test_a_list_of_methods_is_a_stack(read):
-    stack = "method:\n- {name: lora, rank: 2, target_modules: [W_o], layers: [0, 5]}\n- {name: ladder, steps: [{width: 3}]}\n"
+    stack = "method:\n- {name: lora, target_modules: [W_o], layers: [0, 5]}\n- {name: ladder, steps: [{width: 3}]}\n"
     lora, ladder = read(GOOD.replace("method: {name: lora}\n", stack)).method
     assert lora.target_modules == ("W_o",)
     assert lora.layers == [0, 5]

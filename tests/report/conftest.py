@@ -103,13 +103,19 @@ def made_up_report(method="lora", *, seed=0, shift=0.0, name=None, validation_sh
                 "base_bytes": 498_818_054,
             },
             "data": {
-                "train": {"rows": 67_349, "files": [{"path": "data/train.jsonl", "sha256": "a" * 64, "rows": 67_349}]},
-                "validation": {
-                    "rows": 872,
-                    "files": [{"path": "data/dev.jsonl", "sha256": validation_sha, "rows": 872}],
+                "task": {"name": "classification", "labels": ["negative", "positive"], "max_length": 128},
+                "rows": {"train": 67_349, "validation": 872},
+                "files": {
+                    "train": [{"path": "data/train.jsonl", "sha256": "a" * 64, "rows": 67_349}],
+                    "validation": [{"path": "data/dev.jsonl", "sha256": validation_sha, "rows": 872}],
                 },
-                "labels": {"negative": 29_780, "positive": 37_569},
-                "truncated": 0,
+                "labels": {
+                    "train": {"negative": 29_780, "positive": 37_569},
+                    "validation": {"negative": 428, "positive": 444},
+                },
+                "duplicates": {"train": 38, "validation": 0},
+                "overlap": {"validation": 0},
+                "empty_cells": {"train": {}, "validation": {}},
             },
             "proofs": {
                 "starts_at_base": True,

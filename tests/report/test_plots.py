@@ -6,7 +6,9 @@ import xml.etree.ElementTree as ET
 import matplotlib as mpl
 import pytest
 
+from peftcli.errors import RecipeError
 from peftcli.report.comparison import side_by_side
+from peftcli.report.page import write_plot
 from peftcli.report.plots import loss_curve_svg, parameters_bar_svg, score_vs_parameters_svg, smoothed, thinned
 
 
@@ -58,7 +60,7 @@ def test_thinning_keeps_every_spike():
 
 def test_smoothing_a_line_gives_the_line():
     curve = [(float(s), 3.0) for s in range(500)]
-    assert smoothed(curve) == pytest.approx(curve)
+    assert [value for _, value in smoothed(curve)] == pytest.approx([3.0] * 500)
 
 
 def test_every_method_is_labelled_once_and_the_base_is_a_line(comparison, all_methods):
@@ -120,6 +122,22 @@ def test_the_users_own_settings_change_no_byte(comparison):
     before = score_vs_parameters_svg(comparison)
     with mpl.rc_context({"font.size": 30, "svg.hashsalt": "another", "axes.facecolor": "red"}):
         assert score_vs_parameters_svg(comparison) == before
+
+
+def test_a_plot_of_its_own_needs_no_page(tmp_path, comparison):
+    write_plot(tmp_path / "plot.svg", comparison)
+    text = (tmp_path / "plot.svg").read_text()
+    assert texts(text) == texts(score_vs_parameters_svg(comparison))
+    assert "var(" not in text
+    assert "currentColor" not in text
+    assert "background: #ffffff" in text
+
+
+def test_a_plot_of_nothing_is_refused(tmp_path, make, made_up):
+    document = made_up()
+    document["metrics"]["validation"] = None
+    with pytest.raises(RecipeError, match="nothing to plot"):
+        write_plot(tmp_path / "plot.svg", side_by_side([make(document)]))
 
 
 def test_plots_take_the_colours_of_their_page(make, made_up):

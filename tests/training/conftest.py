@@ -88,6 +88,7 @@ def make_job(tmp_path: Path, task: Classification) -> Callable[..., Job]:
         methods=None,
         seed: int = 0,
         rows: int = 12,
+        held_out: int = 10,
         batch_size: int = 4,
         micro_batch_size: int = 3,
         family: str = "bert",
@@ -99,13 +100,13 @@ def make_job(tmp_path: Path, task: Classification) -> Callable[..., Job]:
         accelerator = changes.pop("accelerator", None) or Accelerator(cpu=True)
         methods = (Lora(rank=2, alpha=4.0, dropout=0.1),) if methods is None else methods
         delta = attach(methods, tiny_base(family, "classification", labels=len(LABELS)), seed=seed)
-        examples, held_out = make_examples(rows, 0), make_examples(10, 1)
+        examples, unseen = make_examples(rows, 0), make_examples(held_out, 1)
         settings = EvaluationSettings(batch_size=4, pad=0, accelerator=accelerator)
 
         def measure():
             if evaluate_with:
                 return evaluate_with(delta)
-            return evaluate(delta.base.network, task, held_out, settings)[0]
+            return evaluate(delta.base.network, task, unseen, settings)[0]
 
         job = Job(
             delta=delta,

@@ -78,9 +78,7 @@ def test_the_best_delta_is_what_remains(make_job):
         states.append(delta.state())
         return {"accuracy": next(scores)}
 
-    job = make_job(
-        evaluate_with=measure, every=2, select="accuracy", higher_is_better=True
-    )
+    job = make_job(evaluate_with=measure, every=2, select="accuracy", higher_is_better=True)
     outcome = fit(job)
     assert outcome.best_step == 4
     assert outcome.best_metrics == {"accuracy": 0.9}

@@ -45,9 +45,14 @@ def find(config: Mapping[str, Any]) -> Architecture:
     """Return the architecture that a config.json names.
 
     Raises:
-        BaseModelError: It names none, or one that is not known.
+        BaseModelError: It names none, one that is not known, or an unknown member of a known family.
     """
     family = config.get("model_type")
+    if config.get("add_cross_attention"):
+        raise BaseModelError(
+            f"this {family} has layers of attention over another model's output",
+            hint="They are not known here: use it without add_cross_attention.",
+        )
     if isinstance(family, str) and family in ARCHITECTURES:
         return ARCHITECTURES[family]
     near = difflib.get_close_matches(str(family), ARCHITECTURES, n=1)

@@ -30,6 +30,7 @@ class Piece:
         first: Whether only layer 0 has it.
         cross: Whether it belongs to the attention over the encoder's output.
         post: For a norm, whether it stands on the sublayer's result, beside one before the sublayer.
+        optional: Whether checkpoints may lack it.
     """
 
     path: str
@@ -43,6 +44,7 @@ class Piece:
     first: bool = False
     cross: bool = False
     post: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -153,6 +153,7 @@ GPT_NEOX = Architecture(
     lm_head=LM_HEAD,
     causal=True,
     positions="positions",
+    renames=((r"^embed_out\.", "lm_head."),),
 )
 
 OPT = Architecture(

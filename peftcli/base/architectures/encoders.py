@@ -68,7 +68,7 @@ def _two_layer_head(first: str, second: str) -> tuple[Piece, ...]:
 
 
 def _pooler(when: str = "always") -> Piece:
-    return Piece(path="pooler.dense", shape=("width", "width"), bias="always", when=when)
+    return Piece(path="pooler.dense", shape=("width", "width"), bias="always", when=when, optional=True)
 
 
 def _bert_like(
@@ -125,6 +125,7 @@ DEBERTA_V2 = Architecture(
     prefixes=("deberta", ""),
     fields={
         **_bert_fields(vocabulary=128100, width=1536, heads=24, ffn=6144),
+        "layers": field("num_hidden_layers", default=24),
         "types": field("type_vocab_size", default=0, minimum=0),
         "head_width": field("attention_head_size", otherwise="width/heads"),
         "embedding": field("embedding_size", otherwise="width"),

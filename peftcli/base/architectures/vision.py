@@ -70,7 +70,7 @@ def _vit_like(family: str, special: tuple[str, ...], fields: Mapping[str, Field]
                 bias="always",
             ),
             norm("layernorm"),
-            Piece(path="pooler.dense", shape=("pooled", "width"), bias="always", when="bare"),
+            Piece(path="pooler.dense", shape=("pooled", "width"), bias="always", when="bare", optional=True),
         ),
         head=(linear("classifier", "", "width", "labels"),),
         # Checkpoints keep the names that modules had before transformers 5.

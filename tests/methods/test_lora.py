@@ -1,0 +1,125 @@
+"""LoRA against its formula in bare torch, against Hugging Face peft, and against the published counts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from methods.oracle import beside_peft
+from tiny import tiny_base, tiny_batch
+
+from peftcli.base.anatomy import Anatomy
+from peftcli.blocks.low_rank import LowRank
+from peftcli.delta.delta import attach
+from peftcli.errors import MethodError
+from peftcli.methods.lora import Lora
+
+# In GPT-2 peft puts one A before all of q, k, v; each part here has its own, so projections that are not fused compare.
+TARGETS = {
+    "bert": (("W_q", "W_v"), ["query", "value"]),
+    "gpt2": (("W_o", "W_up", "W_down"), ["c_proj", "c_fc"]),
+    "llama": (("W_q", "W_v", "W_down"), ["q_proj", "v_proj", "down_proj"]),
+    "t5": (("W_q", "W_v"), ["q", "v"]),
+    "vit": (("W_q", "W_v"), ["q_proj", "v_proj"]),
+}
+
+
+def pair(family: str):
+    from peft import LoraConfig
+
+    sites, modules = TARGETS[family]
+
+    def match(delta, theirs):
+        for _, block in delta.blocks():
+            path = delta.base.path(block.site)
+            for name in ("A", "B"):
+                yield getattr(block, name), theirs[f"base_model.model.{path}.lora_{name}.default.weight"]
+
+    config = LoraConfig(r=3, lora_alpha=7, target_modules=modules, fan_in_fan_out=family == "gpt2")
+    return beside_peft(family, Lora(rank=3, alpha=7.0, target_modules=sites), config, match)
+
+
+@pytest.mark.parametrize("family", TARGETS)
+def test_logits_gradients_and_twenty_steps_equal_those_of_peft(family):
+    both = pair(family)
+    assert len(both.twins) == sum(1 for n, p in both.theirs.named_parameters() if p.requires_grad)
+    logits = both.largest_logit_difference()
+    gradients = both.largest_gradient_difference()
+    losses = both.largest_loss_difference()
+    print(f"{family:6s} max |difference| to peft: logits {logits:.1e}, gradients {gradients:.1e}, 20 losses {losses:.1e}")
+    assert logits <= 1e-5
+    assert gradients <= 1e-5
+    assert losses <= 1e-5
+
+
+@torch.no_grad()
+def test_the_weight_moves_by_alpha_over_rank_times_B_A():
+    base = tiny_base("bert", "classification")
+    weights = {s.path: base.parameter(s).clone() for s in base.sites(("W_q",))}
+    delta = attach((Lora(rank=4, alpha=6.0, target_modules=("W_q",)),), base, seed=0)
+    batch = tiny_batch("bert")
+    for _, block in delta.blocks():
+        block.B.normal_()
+    adapted = base.network(**batch).logits
+    plain = tiny_base("bert", "classification")
+    for (_, block), (path, W) in zip(reversed(delta.blocks()), weights.items(), strict=True):
+        plain.network.get_submodule(f"bert.{path}").weight.copy_(W + 6.0 / 4 * block.B @ block.A)
+    torch.testing.assert_close(plain.network(**batch).logits, adapted, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "bloom", "phi3", "falcon", "falcon_new", "falcon_mha"])
+def test_a_part_of_a_fused_projection_moves_alone(family):
+    base = tiny_base(family, "causal-lm")
+    site = base.sites(("W_v",))[0]
+    module = base.module(site)
+    x = torch.randn(2, 3, site.d_in)
+    before = module(x)
+    delta = attach((Lora(rank=2, target_modules=("W_v",), layers=0),), base, seed=0)
+    (_, block), *_ = delta.blocks()
+    block.B.normal_()
+    changed = (block(x) - before).abs().sum((0, 1)) > 0
+    rows = {r for start, stop in site.rows for r in range(start, stop)}
+    assert {int(i) for i in changed.nonzero()} == rows
+
+
+@torch.no_grad()
+def test_dropout_acts_on_the_branch_alone_and_only_in_training():
+    site = tiny_base("bert").sites(("W_q",))[0]
+    linear = torch.nn.Linear(16, 16)
+    block = LowRank(linear, site, rank=2, scale=1.0, dropout=0.5)
+    block.A.normal_()
+    block.B.normal_()
+    x = torch.zeros(1, 16)
+    x[0, 0] = 1.0
+    branch = block.B @ block.A @ x[0]
+    torch.testing.assert_close(block.eval()(x)[0], linear(x)[0] + branch)
+    seen = {round(float((block.train()(x)[0] - linear(x)[0])[0] / branch[0])) for _ in range(50)}
+    assert seen == {0, 2}
+
+
+def test_a_rank_above_the_narrowest_matrix_is_refused():
+    with pytest.raises(MethodError, match="rank is 17"):
+        attach((Lora(rank=17),), tiny_base("bert"), seed=0)
+
+
+GPT3 = {"model_type": "gpt2", "n_layer": 96, "n_embd": 12288, "n_head": 96, "n_positions": 2048}
+ROBERTA = {"model_type": "roberta", "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
+LARGE = {"model_type": "roberta", "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
+
+
+@pytest.mark.parametrize(
+    ("config", "rank", "targets", "published"),
+    [
+        (GPT3, 1, ("W_q", "W_v"), 4_718_592),
+        (GPT3, 8, ("W_q", "W_v"), 37_748_736),
+        (GPT3, 8, ("W_q",), 18_874_368),
+        (GPT3, 4, ("W_q", "W_v"), 18_874_368),
+        (GPT3, 2, ("W_q", "W_k", "W_v", "W_o"), 18_874_368),
+        (GPT3, 64, ("W_q", "W_v"), 301_989_888),
+        (GPT3, 64, ("W_q", "W_k", "W_v", "W_o"), 603_979_776),
+        (ROBERTA, 8, ("W_q", "W_v"), 294_912),
+        (LARGE | {"intermediate_size": 4096}, 8, ("W_q", "W_v"), 786_432),
+    ],
+)
+def test_the_count_is_the_published_one(config, rank, targets, published):
+    assert Lora(rank=rank, target_modules=targets).count(Anatomy.of(config)) == published

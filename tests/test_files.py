@@ -52,9 +52,7 @@ def test_a_full_disk_at_any_operation_leaves_the_old_file(tmp_path, fail_at):
         seen = fail_at(number)
         try:
             files.write_text(path, "new")
-        except ResourceError as error:
-            assert "no space left" in str(error)
-            assert "bytes are needed" in str(error)
+        except ResourceError:
             # The rename is the moment; after it only the folder's own fsync can fail.
             assert path.read_text() == ("new" if seen[-1] == "fsync folder" else "old")
             assert names(tmp_path) == ["report.json"]
@@ -65,6 +63,12 @@ def test_a_full_disk_at_any_operation_leaves_the_old_file(tmp_path, fail_at):
         files.write_text(path, "old")
     assert number == 6  # open, write, fsync, rename, fsync folder, and once without a fault
     assert path.read_text() == "new"
+
+
+def test_a_full_disk_is_reported_with_what_is_needed_and_what_is_free(tmp_path, fail_at):
+    fail_at(2)
+    with pytest.raises(ResourceError, match=r"no space left on device\n  hint: 3 bytes are needed and \d+ are free"):
+        files.write_text(tmp_path / "report.json", "new")
 
 
 def test_a_full_disk_at_any_operation_leaves_no_half_folder(tmp_path, fail_at):
@@ -190,7 +194,7 @@ def test_nothing_is_written_through_a_symbolic_link(tmp_path):
     (tmp_path / "report.json").symlink_to(target)
     with pytest.raises(ResourceError, match="symbolic link"):
         files.write_text(tmp_path / "report.json", "x")
-    with pytest.raises(ResourceError, match="too many levels of symbolic links|symbolic link"):
+    with pytest.raises(ResourceError, match="symbolic links"):
         files.append_line(tmp_path / "report.json", "x")
     (tmp_path / "folder").symlink_to(tmp_path)
     with pytest.raises(ResourceError, match="symbolic link"):

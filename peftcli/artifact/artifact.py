@@ -16,10 +16,12 @@ from peftcli.artifact.manifest import DELTA_JSON, FORMAT, DeltaManifest, read_de
 from peftcli.artifact.tensor_file import TensorFile, TensorSpec, arranged, new_tensor_file
 from peftcli.delta.registry import describe, read_methods
 from peftcli.errors import ArtifactError
+from peftcli.manifest import MANIFEST
 
 if TYPE_CHECKING:
     import torch
 
+    from peftcli.base.base_model import BaseModel
     from peftcli.delta.method import Method
 
 TENSORS = "delta.safetensors"
@@ -33,7 +35,7 @@ class ArtifactContents:
     """What a finished run saves.
 
     Attributes:
-        base: name, commit, family, config (the base's config.json), fingerprint, dtype.
+        base: What ``base_identity`` returns.
         tensors: ``Delta.state()`` of the packed delta.
         task: ``Task.manifest()``.
         export: The delta in Hugging Face peft's form, or why there is none.
@@ -82,6 +84,25 @@ class Artifact:
 
         with TensorFile(self.folder / TENSORS) as file:
             return {n: from_bytes(file.read(n), e.dtype).reshape(e.shape) for n, e in file.entries.items()}
+
+
+def base_identity(base: BaseModel, config: Mapping[str, Any], **known: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return what an artifact says of the base model it belongs to.
+
+    Args:
+        base: As the delta was trained on it.
+        config: Its config.json.
+        known: name, commit, fingerprint and dtype.
+    """
+    padding = getattr(base.network.config, "pad_token_id", None)
+    changed = {} if padding is None or padding == config.get("pad_token_id") else {"pad_token_id": padding}
+    return {
+        **known,
+        "family": base.anatomy.family,
+        "config": dict(config),
+        "network": type(base.network).__name__,
+        "network_config": changed,
+    }
 
 
 def save(folder: Path, contents: ArtifactContents, *, overwrite: bool = False) -> None:
@@ -151,7 +172,7 @@ def find_artifact(folder: Path) -> Path:
     found = inner if inner.is_dir() and not (folder / DELTA_JSON).exists() else folder
     if not found.is_dir():
         raise ArtifactError("no such folder", where=str(folder), hint="Name a run folder or its delta folder.")
-    if not (found / DELTA_JSON).exists() and not (found / files.MANIFEST).exists():
+    if not (found / DELTA_JSON).exists() and not (found / MANIFEST).exists():
         raise ArtifactError(f"holds no delta: {DELTA_JSON} is missing", where=str(folder), hint="Name a run folder.")
     return found
 
@@ -174,8 +195,9 @@ def check_base(artifact: Artifact, fingerprint: Mapping[str, Any], base: str, *,
         return
     same_shapes = own.fingerprint.get("tensors") == fingerprint.get("tensors")
     what = "its tensors have other numbers" if same_shapes else "its tensors have other names or shapes"
+    trained, given = _short(own.fingerprint), _short(fingerprint)
     raise ArtifactError(
-        f"the delta was trained on {own.name} ({_short(own.fingerprint)}), not on {base} ({_short(fingerprint)}): {what}",
+        f"the delta was trained on {own.name} ({trained}), not on {base} ({given}): {what}",
         where=str(artifact.folder),
         hint=f"Use {own.name}{' at commit ' + own.commit if own.commit else ''}.",
     )

@@ -57,7 +57,7 @@ def export(delta: Delta, *, base: str | None, revision: str | None, task: str | 
 
     Args:
         delta: Finished: packed, on any device.
-        base: What peft is to load: a hub id or a directory.
+        base: What peft is to load: a hub id; None for a directory, which is another one on another machine.
         revision: The commit of a hub id.
         task: The name of the task.
     """

@@ -25,7 +25,7 @@ class BaseIdentity(Settings):
     family: str
     config: dict[str, Any]
     """Its config.json."""
-    network: str
+    network: str | None = None
     """The transformers class the delta was trained in, such as BertForSequenceClassification."""
     network_config: dict[str, Any] = {}
     """What the run changed in the config besides the task's own settings, such as pad_token_id."""

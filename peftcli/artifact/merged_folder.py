@@ -40,7 +40,8 @@ def merged_config(config: Mapping[str, Any], artifact: Artifact, dtype: str | No
         artifact: The delta; its task says the labels, its base the network.
         dtype: Of the merged model, in safetensors' words, where it is not the base model's.
     """
-    merged = {**config, **artifact.manifest.base.network_config, "architectures": [artifact.manifest.base.network]}
+    own = artifact.manifest.base
+    merged = {**config, **own.network_config, "architectures": [own.network] if own.network else None}
     if artifact.manifest.task:
         settings = task_from_manifest(artifact.manifest.task).network_settings()
         settings.pop("num_labels", None)  # transformers counts id2label

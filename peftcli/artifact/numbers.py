@@ -40,4 +40,4 @@ def from_bytes(content: bytearray | memoryview, dtype: str) -> torch.Tensor:
 def to_bytes(tensor: torch.Tensor) -> memoryview:
     """Return the bytes of ``tensor``, without a copy where it lies contiguously in main memory."""
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return memoryview(flat.numpy())
+    return memoryview(flat.numpy())  # type: ignore[arg-type]  # its stubs do not say that it is a buffer

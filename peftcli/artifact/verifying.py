@@ -11,6 +11,7 @@ from peftcli.artifact.artifact import TENSORS, Artifact, check_base, open_artifa
 from peftcli.artifact.fingerprint import fingerprint
 from peftcli.artifact.tensor_file import TensorFile
 from peftcli.errors import ArtifactError
+from peftcli.manifest import MANIFEST
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def verify(folder: Path, base_folder: Path | None, strict: bool) -> list[Check]:
         _fit(artifact),
         _hugging_face(artifact),
         _base(artifact, base_folder, strict),
-        _unlisted(artifact.folder, listed.keys() | {files.MANIFEST}),
+        _unlisted(artifact.folder, listed.keys() | {MANIFEST}),
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -47,19 +47,6 @@ class BaseTensor:
     def size(self) -> int:
         """How many numbers it holds."""
         return math.prod(self.shape)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Row:
-    """One parameter of a layer, before the layer's number is known."""
-
-    name: str
-    shape: tuple[int, ...]
-    site: str | None
-    address: str
-    first: bool
-    norm: bool = False
-    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,9 +145,8 @@ class Anatomy:
     def size(self) -> int:
         """How many numbers the pretrained network holds, without a new head."""
         total = sum(t.size for t in self._outer())
-        for plan, rows in self._rows.items():
-            count = self.layers[plan]
-            total += sum(math.prod(r.shape) * min(count, 1 if r.first else count) for r in rows)
+        for stack, templates in self._templates.items():
+            total += sum(t.size * (1 if first else self.layers[stack]) for t, first in templates)
         return total
 
     @cached_property
@@ -174,11 +160,7 @@ class Anatomy:
         """The parameters of a new classification head; none for other tasks, or before the labels are known."""
         if self.task != "classification" or not self.labels:
             return ()
-        return tuple(
-            BaseTensor(path=OUTSIDE + r.name, shape=r.shape, address=r.name)
-            for piece in self.architecture.head
-            for r in self._piece(piece)
-        )
+        return tuple(replace(t, path=OUTSIDE + t.path) for piece in self.architecture.head for t in self._piece(piece))
 
     @property
     def norms(self) -> tuple[BaseTensor, ...]:
@@ -247,45 +229,39 @@ class Anatomy:
     def _layer(self, plan: StackPlan, layer: int) -> Iterator[BaseTensor]:
         block = plan.block.format(i=layer)
         head = f"{plan.name}.layers.{layer}" if self._stacked else f"layers.{layer}"
-        for r in self._rows[plan.name]:
-            if layer and r.first:
-                continue
-            path, address = f"{block}.{r.name}", f"{head}.{r.address}"
-            where: dict[str, Any] = {"path": path, "stack": plan.name, "layer": layer, "address": address}
-            yield BaseTensor(shape=r.shape, site=r.site, norm=r.norm, **where)
+        for tensor, first in self._templates[plan.name]:
+            if not (layer and first):
+                path, address = f"{block}.{tensor.path}", f"{head}.{tensor.address}"
+                yield replace(tensor, path=path, address=address, stack=plan.name, layer=layer)
 
     def _outer(self) -> list[BaseTensor]:
-        rows = [(r, "") for piece in self.architecture.around for r in self._piece(piece)]
+        tensors = [t for piece in self.architecture.around for t in self._piece(piece)]
         if self.task == "causal-lm" and self.architecture.lm_head:
-            rows += [(r, OUTSIDE) for r in self._piece(self.architecture.lm_head)]
-        return [
-            BaseTensor(path=o + r.name, shape=r.shape, site=r.site, address=r.address, norm=r.norm, optional=r.optional)
-            for r, o in rows
-        ]
+            tensors += [replace(t, path=OUTSIDE + t.path) for t in self._piece(self.architecture.lm_head)]
+        return tensors
 
     @cached_property
-    def _rows(self) -> dict[Stack, list[_Row]]:
-        return {s.name: [r for piece in s.pieces for r in self._piece(piece)] for s in self.architecture.stacks}
+    def _templates(self) -> dict[Stack, list[tuple[BaseTensor, bool]]]:
+        """By stack: the tensors of a layer, named inside it, and whether only layer 0 has them."""
+        plans = self.architecture.stacks
+        return {plan.name: [(t, piece.first) for piece in plan.pieces for t in self._piece(piece)] for plan in plans}
 
-    def _piece(self, piece: Piece) -> list[_Row]:
+    def _piece(self, piece: Piece) -> list[BaseTensor]:
         """Return the parameters of a piece: its weight and, where it has one, its bias."""
         if not holds(piece.when, self.values):
             return []
         shape = tuple(number(expression, self.values) for expression in piece.shape)
         if piece.bare:
-            return [_Row(name=piece.path, shape=shape, site=None, address=piece.path, first=piece.first)]
+            return [BaseTensor(path=piece.path, shape=shape, address=piece.path)]
         site = None if piece.layout or not piece.sites else piece.sites[0]
         where = f"{'cross.' if piece.cross else 'post.' if piece.post else ''}{site}" if site else piece.path
-        tensors = {"weight": shape}
+        shapes = {"weight": shape}
         if holds(piece.bias, self.values):
-            tensors["bias"] = shape[-1:] if piece.transposed else shape[:1]
-        given: dict[str, Any] = {
-            "site": site,
-            "first": piece.first,
-            "norm": len(shape) == 1,
-            "optional": piece.optional,
-        }
-        return [_Row(name=f"{piece.path}.{n}", shape=s, address=f"{where}.{n}", **given) for n, s in tensors.items()]
+            shapes["bias"] = shape[-1:] if piece.transposed else shape[:1]
+        kind: dict[str, Any] = {"site": site, "norm": len(shape) == 1, "optional": piece.optional}
+        return [
+            BaseTensor(path=f"{piece.path}.{n}", shape=s, address=f"{where}.{n}", **kind) for n, s in shapes.items()
+        ]
 
 
 def _with_article(arch: str) -> str:

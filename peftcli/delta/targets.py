@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -17,8 +18,16 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Projections = Annotated[tuple[Projection, ...], Field(min_length=1), AfterValidator(_distinct)]
+def _choice(layers: str) -> str:
+    if not re.fullmatch(r"all|top:[1-9]\d*|\d+(-\d+)?", layers):
+        what = f"'{layers}' is no choice of layers"
+        hint = "Write all, a number, a range such as 8-11, top:4, or a list such as [0, 5]."
+        raise PydanticCustomError("layers", "{what}", {"what": what, "hint": hint})
+    return layers
+
+
 Layers = (
-    Annotated[str, Field(pattern=r"^(all|top:[1-9]\d*|\d+(-\d+)?)$")]
+    Annotated[str, AfterValidator(_choice)]
     | Annotated[int, Field(ge=0)]
     | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 )

@@ -44,6 +44,11 @@ class Prompt(Method):
     """Before every token, or after the first; auto is after the first where the first token is pooled (encoders)."""
 
     def sizes(self, anatomy: Anatomy) -> dict[str, int]:
+        if anatomy.max_positions is not None and self.prompt_length >= anatomy.max_positions:
+            raise MethodError(
+                f"method.prompt_length is {self.prompt_length}, but {anatomy.family} has {anatomy.max_positions} positions",
+                hint="Write a shorter prompt: the text needs positions too.",
+            )
         return {"embeddings": self.prompt_length * anatomy.embedding_width}
 
     def attach(self, base: BaseModel) -> None:

@@ -14,7 +14,7 @@ from peftcli.delta.count import closed_form
 from peftcli.delta.method import Method
 from peftcli.delta.registry import describe, find, names, read_methods
 from peftcli.errors import CheckFailed, MethodError, RecipeError
-from peftcli.pipeline.reading import read, read_method
+from peftcli.pipeline.reading import method_of, read
 from peftcli.recipe.recipe import Recipe
 
 ALL = "all"
@@ -59,7 +59,7 @@ def _read(
     if method is None:
         raise RecipeError("no method is named", where="command line", hint="Write --method NAME or --method all.")
     task = TASKS.get(Anatomy.of(config).arch, "classification")
-    return config, task, None, () if method == ALL else read_method(method, overrides)
+    return config, task, None, () if method == ALL else method_of(method, overrides)
 
 
 def _labels(recipe: Recipe) -> int | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from peftcli.delta.method import Method
 from peftcli.delta.registry import read_methods
-from peftcli.recipe.read import read_recipe
+from peftcli.recipe.read import read_method, read_recipe
 from peftcli.recipe.recipe import Recipe
 
 
@@ -17,3 +18,12 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: With every mistake at once.
     """
     return read_recipe(path, overrides, read_methods)
+
+
+def method_of(name: str, overrides: Sequence[str]) -> tuple[Method, ...]:
+    """Return the method called ``name`` with ``method.key=value`` overrides, without a recipe around it.
+
+    Raises:
+        RecipeError: With every mistake.
+    """
+    return tuple(m for m in read_method(name, overrides, read_methods) if isinstance(m, Method))

@@ -217,7 +217,7 @@ def _hint_for_text(loc: Loc, value: str, kinds: set[str], errors: list[ErrorDeta
             choices = re.findall(r"'([^']*)'", item["ctx"]["expected"])
             close = difflib.get_close_matches(value.lower(), choices, 1)
             return f"Did you mean '{close[0]}'?" if close else None
-    if kinds & {"list_type", "tuple_type"}:
+    if kinds & {"list_type", "tuple_type"} and kinds <= _TYPES.keys():
         return f"Write [{value}]."
     return None
 

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from peftcli.errors import RecipeError
 from peftcli.recipe import override, scalars
-from peftcli.recipe.document import MOST_BYTES, Document, Loc
-from peftcli.recipe.problems import Complaint, complaints, in_order, is_optional
+from peftcli.recipe.document import COMMAND_LINE, MOST_BYTES, Document, Loc
+from peftcli.recipe.problems import Complaint, complaints, in_order, is_optional, moved
 from peftcli.recipe.recipe import SHARE_FORM, VERSION, Recipe
 from peftcli.recipe.rules import RULES
 from peftcli.recipe.settings import Settings
@@ -33,7 +33,7 @@ def read_recipe(path: Path, overrides: Sequence[str], methods: MethodReader) -> 
     """Return the recipe at ``path``, its name and its paths filled in.
 
     Args:
-        path: A YAML file; paths in it are relative to its folder.
+        path: A YAML file; paths in it are relative to its folder, those in overrides to the working directory.
         overrides: ``section.key=value``, applied from left to right.
         methods: Reads the section ``method`` (delta.registry.read_methods).
 
@@ -59,6 +59,22 @@ def read_recipe(path: Path, overrides: Sequence[str], methods: MethodReader) -> 
     return recipe
 
 
+def read_method(name: str, overrides: Sequence[str], methods: MethodReader) -> tuple[Settings, ...]:
+    """Return the method called ``name`` with ``method.key=value`` overrides, without a recipe around it.
+
+    Raises:
+        RecipeError: With every mistake.
+    """
+    document = Document.parse(json.dumps({"method": {"name": name}}).encode(), "command line")
+    override.apply(document, overrides)
+    try:
+        return methods(document.data["method"])
+    except ValidationError as error:
+        lines = moved(error, ("method",), Settings)
+        whole = ValidationError.from_exception_data("method", lines)
+        raise RecipeError(in_order(complaints(whole, document), document)) from None
+
+
 def resolved(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe as plain data with every default filled in; read again, it is the same recipe."""
     filled = recipe.model_dump(mode="json", exclude={"method"})
@@ -73,7 +89,7 @@ def to_yaml(recipe: Recipe) -> str:
 class _Dumper(yaml.SafeDumper):
     """Writes no aliases, short lists in brackets, and quotes what YAML 1.1 or 1.2 would take for something else."""
 
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ANN401, ARG002
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ANN401
         return True
 
 
@@ -160,7 +176,8 @@ def _expand(document: Document, folder: Path) -> Iterator[Complaint]:
         try:
             value = _environment(document, loc, text)
             if isinstance(value, str) and _is_path(loc):
-                value = _absolute(loc, value, folder)
+                given_here = document.place(loc) == COMMAND_LINE  # where a path means what the shell completes
+                value = _absolute(loc, value, Path.cwd() if given_here else folder)
         except RecipeError as error:
             yield Complaint(document.place(loc), loc, error.problems[0].what, error.problems[0].hint)
         else:

@@ -21,7 +21,11 @@ def _section(section: Section) -> list[str]:
     parts = [f"## {section.title}"]
     if section.note:
         parts.append(markdown_text(section.note))
-    parts += [table.to_markdown().rstrip("\n") for table in (*section.tables, *section.details) if table.rows]
+    parts += [
+        table.to_markdown().rstrip("\n")
+        for table in (*section.tables, *(table for _, table in section.details))
+        if table.rows
+    ]
     if section.code:
         parts.append(_fenced(section.code, section.language))
     return parts

@@ -28,6 +28,7 @@ from peftcli.report.tables import (
     score,
 )
 
+SPLITS = ("train", "validation", "test")
 RECIPE_ORDER = ("version", "name", "base", "method", "data", "training", "evaluation", "seed")
 
 
@@ -37,14 +38,14 @@ class Section:
 
     Attributes:
         key: Names it in links, and names its plot.
-        details: Tables of two columns, folded away on the page.
+        details: Titles and tables that are folded away on the page.
         code: Text to be shown as it is, in the language `language`.
     """
 
     key: str
     title: str
     tables: tuple[Table, ...] = ()
-    details: tuple[Table, ...] = ()
+    details: tuple[tuple[str, Table], ...] = ()
     note: str | None = None
     code: str | None = None
     language: str = ""
@@ -102,7 +103,7 @@ def outline(report: Report) -> tuple[Section, ...]:
         Section(key="training", title="Training", tables=(_training_table(report),)),
         Section(key="cost", title="Cost", tables=(_cost_table(report),)),
         Section(key="proofs", title="Proofs", tables=(mapping_table("proof", report.proofs),)),
-        Section(key="data", title="Data", tables=(mapping_table("data", report.data),)),
+        _data(report),
         Section(key="recipe", title="Recipe", code=recipe_text(report), language="yaml"),
         Section(key="environment", title="Environment", tables=(_environment_table(report),)),
         Section(
@@ -113,7 +114,7 @@ def outline(report: Report) -> tuple[Section, ...]:
             note="In the folder that holds this report:",
         ),
     )
-    return tuple(s for s in sections if s.code or any(table.rows for table in s.tables))
+    return tuple(s for s in sections if s.code or any(table.rows for table in s.tables) or s.details)
 
 
 def recipe_text(report: Report) -> str:
@@ -135,15 +136,34 @@ def _name_first(value: Any) -> Any:  # noqa: ANN401  # any JSON
 
 def _parameters(report: Report) -> Section:
     details = [
-        Table((title, "trainable parameters"), "lr", tuple((name, count(number)) for name, number in counts.items()))
+        (f"trainable parameters per {title}", facts(title, [(name, count(number)) for name, number in counts.items()]))
         for title, counts in (("site", per_site(report)), ("layer", per_layer(report)))
     ]
     return Section(
         key="parameters",
         title="Parameters",
         tables=(parameter_table(report),),
-        details=tuple(d for d in details if d.rows),
+        details=tuple(details),
     )
+
+
+def _data(report: Report) -> Section:
+    """Return what the splits hold side by side; counts of names (labels, columns) are folded away."""
+    splits = tuple(s for s in SPLITS if any(isinstance(v, dict) and s in v for v in report.data.values()))
+    rows, details, rest = [], [], {}
+    for key, value in report.data.items():
+        name = plain(key).replace("_", " ")
+        by_split = [value.get(s) for s in splits] if isinstance(value, dict) and value.keys() <= set(splits) else []
+        if by_split and all(isinstance(v, dict | None) for v in by_split):
+            names = list(dict.fromkeys(n for v in by_split for n in v or {}))
+            cells = tuple((plain(n), *(plain((v or {}).get(n)) for v in by_split)) for n in names)
+            details.append((f"{name} per split", Table((name, *splits), "l" + "r" * len(splits), cells)))
+        elif by_split and not any(isinstance(v, dict | list) for v in by_split):
+            rows.append((name, *map(plain, by_split)))
+        else:
+            rest[key] = value
+    counts = Table(("data", *splits), "l" + "r" * len(splits), tuple(rows))
+    return Section(key="data", title="Data", tables=(counts, mapping_table("data", rest)), details=tuple(details))
 
 
 def _metrics_note(report: Report) -> str | None:

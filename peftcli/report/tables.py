@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 NONE = "-"
 FRONT = "★"
 LEGEND = f"{FRONT} on the Pareto front: no method here scores better with as few trainable parameters."
+LONG_LIST = 12
 NOUGHT = 5e-5  # what four decimals would show as 0.0000
 
 
@@ -146,7 +147,8 @@ def plain(value: Any) -> str:  # noqa: ANN401  # any JSON
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list | tuple):
-        return ", ".join(map(plain, value)) or NONE
+        more = f", ... ({count(len(value))} in all)" if len(value) > LONG_LIST else ""
+        return (", ".join(map(plain, value[:LONG_LIST])) or NONE) + more
     return " ".join(str(value).split())
 
 

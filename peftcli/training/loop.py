@@ -161,7 +161,7 @@ class _Run:
         state, position = self.state, self.state.position
         batch = self.job.batches.batch(position)
         learning_rate = self.job.learning_rate * factor(state.step + 1, self.total, self.job.training)
-        computed = self.stepper.compute(batch, stop=self.request.requested)
+        computed = self.stepper.compute(batch, self.request)
         self.asked = computed.stop
         state.step += 1
         state.examples += batch.examples

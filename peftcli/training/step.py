@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from peftcli.data.batches import Batch
 from peftcli.training.optimizer import set_learning_rate
 from peftcli.training.processes import sum_over_processes
+from peftcli.training.signals import StopRequest
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -51,11 +52,11 @@ class Stepper:
     clip: float | None
     spare: Mapping[str, Tensor]
 
-    def compute(self, batch: Batch, *, stop: bool) -> Computed:
-        """Compute the clipped gradient of ``batch``; ``stop`` is whether this process was asked to stop."""
+    def compute(self, batch: Batch, request: StopRequest) -> Computed:
+        """Compute the clipped gradient of ``batch``, and tell the other processes of a ``request`` to stop."""
         loss = self._backward(batch)
         norm = self._clip()
-        shared = sum_over_processes(self.accelerator, torch.stack([loss, loss.new_tensor(float(stop))]))
+        shared = sum_over_processes(self.accelerator, torch.stack([loss, loss.new_tensor(float(request.requested))]))
         # The only time in a step that the host waits for the device.
         numbers = torch.cat([shared, norm.to(shared)[None]]).tolist()
         return Computed(loss=numbers[0], gradient_norm=numbers[2], stop=numbers[1] > 0)

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import torch
 import transformers
+from tiny import FAMILIES, VOCABULARY
 
-from peftcli.artifact.artifact import Artifact, ArtifactContents, open_artifact, save
+from peftcli.artifact.artifact import Artifact, ArtifactContents, base_identity, open_artifact, save
 from peftcli.artifact.exports import export
 from peftcli.artifact.fingerprint import fingerprint
 from peftcli.base.loading import load_base
 from peftcli.base.source import find_source
 from peftcli.delta.delta import Delta, attach
 from peftcli.delta.registry import read_methods
-from tiny import FAMILIES, VOCABULARY
 
 TASKS = {
     "classification": (
@@ -66,18 +66,14 @@ def adapt(base: Path, run: Path, method, task: str) -> Adapted:
         for parameter in delta.trained().values():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
     delta = delta.pack()
-    network = model.network
-    changed = {"pad_token_id": network.config.pad_token_id} if network.config.pad_token_id is not None else {}
-    about_base = {
-        "name": str(base),
-        "commit": None,
-        "family": model.anatomy.family,
-        "config": json.loads((base / "config.json").read_text()),
-        "network": type(network).__name__,
-        "network_config": changed,
-        "fingerprint": fingerprint(base),
-        "dtype": "float32",
-    }
+    about_base = base_identity(
+        model,
+        json.loads((base / "config.json").read_text()),
+        name=str(base),
+        commit=None,
+        fingerprint=fingerprint(base),
+        dtype="float32",
+    )
     contents = ArtifactContents(
         methods=delta.methods,
         base=about_base,
@@ -88,7 +84,7 @@ def adapt(base: Path, run: Path, method, task: str) -> Adapted:
         export=export(delta, base=str(base), revision=None, task=task),
     )
     save(run / "delta", contents)
-    network.eval()
+    model.network.eval()
     return Adapted(base, delta, open_artifact(run), task)
 
 
@@ -97,6 +93,7 @@ def logits(network) -> torch.Tensor:
     network.eval()
     generator = torch.Generator().manual_seed(2)
     ids = torch.randint(3, VOCABULARY, (2, 9), generator=generator)
+    ids[:, -1] = 2  # BART pools its end-of-sequence token
     return network(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
 
 

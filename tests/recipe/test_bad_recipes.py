@@ -200,3 +200,8 @@ def test_a_secret_is_never_repeated(read, monkeypatch):
     assert token not in str(refused(read, GOOD + f"{token}: 1\n"))
     assert token not in str(refused(read, GOOD + "name: ${env:PEFTCLI_TEST}\n"))
     assert token not in str(refused(read, GOOD, token))
+
+
+def test_a_broken_form_is_not_mended_by_brackets(read):
+    error = refused(read, GOOD.replace("lora", "lora, target_modules: all-linaer"))
+    assert [p.hint for p in error.problems] == ["Did you mean 'all-linear'?"]

@@ -109,6 +109,10 @@ def test_times_are_in_the_units_people_say():
     assert [seconds(s) for s in (4.2, 42.25, 2470.4, None)] == ["4.20", "42.2", "2,470", "-"]
 
 
+def test_a_long_list_says_how_long_it_is():
+    assert plain(["x"] * 77) == ", ".join(["x"] * 12) + ", ... (77 in all)"
+
+
 def test_any_value_fits_on_one_line():
     assert plain({"a": 1}) == "{'a': 1}"
     assert [plain(v) for v in (True, False, None, 1234, 5e-4, ["a", 1], "a\n  b")] == [

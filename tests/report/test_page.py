@@ -97,6 +97,20 @@ def test_both_views_have_the_same_sections(make, made_up):
     ]
 
 
+def test_the_splits_stand_side_by_side(make, made_up):
+    text = to_markdown(make(made_up()))
+    assert "| data | train | validation |" in text
+    assert "| duplicates | 38 | 0 |" in text
+    assert "| overlap | - | 0 |" in text
+    assert "| positive | 37,569 | 444 |" in text
+
+
+def test_data_of_any_other_shape_is_shown_too(make, made_up):
+    document = made_up()
+    document["data"] = {"rows": 5, "deep": {"train": [{"a": 1}], "b": None}}
+    assert "| deep / train 1 / a | 1 |" in to_markdown(make(document))
+
+
 def test_a_page_fetches_nothing_and_runs_nothing(make, made_up):
     outline = parsed(to_html(make(made_up())))
     assert not {"script", "link", "img", "iframe", "object"} & set(outline.tags)

@@ -80,9 +80,7 @@ def test_a_delta_that_does_not_start_at_the_base_is_refused(make_job):
 
 
 def test_a_trained_tensor_without_gradient_is_named(make_job):
-    with pytest.raises(
-        DivergedError, match=r"1 of \d+ trained tensors received no gradient in 3 steps: shifting\..*idle"
-    ):
+    with pytest.raises(DivergedError, match=r"1 of \d+ trained tensors received no gradient in 3 steps: .*idle"):
         fit(make_job(methods=(Shifting(mistake="idle"),)))
 
 

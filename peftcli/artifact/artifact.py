@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from peftcli.artifact.exports import Export
 from peftcli.artifact.manifest import DELTA_JSON, FORMAT, DeltaManifest, read_delta_manifest, version, versions
 from peftcli.artifact.tensor_file import TensorFile, TensorSpec, arranged, new_tensor_file
 from peftcli.delta.registry import describe, read_methods
-from peftcli.errors import ArtifactError
+from peftcli.errors import ArtifactError, Problem
 from peftcli.manifest import MANIFEST
 
 if TYPE_CHECKING:
@@ -57,26 +56,14 @@ class Artifact:
     Attributes:
         folder: Where it lies.
         manifest: What it says of itself.
+        methods: To attach before the tensors are loaded.
         sha256: Of its tensors: its identity.
     """
 
     folder: Path
     manifest: DeltaManifest
+    methods: tuple[Method, ...]
     sha256: str
-
-    @cached_property
-    def methods(self) -> tuple[Method, ...]:
-        """The methods to attach before the tensors are loaded.
-
-        Raises:
-            ArtifactError: A method or a setting is not known here.
-        """
-        try:
-            return read_methods(self.manifest.methods)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ArtifactError(f"methods.{where}: {first['msg']}", where=str(self.folder / DELTA_JSON)) from None
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return all tensors, by address, for ``Delta.load``."""
@@ -155,11 +142,11 @@ def open_artifact(folder: Path) -> Artifact:
     for name in (DELTA_JSON, TENSORS):
         if name not in listed:
             raise ArtifactError(f"{name} does not stand in the manifest", where=str(folder))
-    artifact = Artifact(folder, read_delta_manifest(folder / DELTA_JSON), listed[TENSORS].sha256)
+    manifest = read_delta_manifest(folder / DELTA_JSON)
+    methods = _methods(manifest, folder / DELTA_JSON)
     with TensorFile(folder / TENSORS) as file:
-        _check_tensors(file, artifact.manifest)
-    assert artifact.methods
-    return artifact
+        _check_tensors(file, manifest)
+    return Artifact(folder, manifest, methods, listed[TENSORS].sha256)
 
 
 def find_artifact(folder: Path) -> Path:
@@ -205,6 +192,14 @@ def check_base(artifact: Artifact, fingerprint: Mapping[str, Any], base: str, *,
 
 def _short(fingerprint: Mapping[str, Any]) -> str:
     return f"fingerprint {str(fingerprint.get('tensors'))[:8]}-{str(fingerprint.get('sample'))[:8]}"
+
+
+def _methods(manifest: DeltaManifest, path: Path) -> tuple[Method, ...]:
+    try:
+        return read_methods(manifest.methods)
+    except ValidationError as error:
+        problems = [f"methods.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
+        raise ArtifactError(Problem(what=p, where=str(path)) for p in problems[:5]) from None
 
 
 def _check_tensors(file: TensorFile, manifest: DeltaManifest) -> None:

@@ -22,7 +22,7 @@ from peftcli.delta.block import Block
 from peftcli.delta.delta import BASE, HEAD, Delta, attach
 from peftcli.errors import ArtifactError, BaseModelError, MethodError
 
-KEEP = "Keep the delta beside the base model: 'peft eval' and 'peft predict' load both."
+KEEP = "Keep the delta beside the base model."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ def make_plan(artifact: Artifact, base: BaseFolder, delta_file: TensorFile, dtyp
 
     outputs, dropped, seen = [], [], set[str]()
     # Of a tied tensor that is stored twice, the copy under the network's own name comes first.
-    for name in sorted(base.tensors, key=lambda n: not names.get(n, "").endswith(n)):
+    for name in sorted(base.tensors, key=lambda n: not n.endswith(names.get(n, n))):
         stored, known = base.tensors[name], names.get(name)
         touched = known in trained or known in folds
         if known in heads:
@@ -152,6 +152,12 @@ def _output(
 ) -> Output:
     if trained is not None and trained.entry.shape != spec.shape:
         raise ArtifactError(f"{trained.entry.name} is {trained.entry.shape}, but the base model's is {spec.shape}")
+    if folds and stored is not None and not _is_float(stored.entry.dtype):
+        raise BaseModelError(
+            f"{stored.entry.name} is stored as {stored.entry.dtype}: a delta cannot be merged into quantised weights",
+            where=str(stored.file.path),
+            hint="Merge onto the model as it was before quantisation.",
+        )
     return Output(spec=spec, stored=stored, trained=trained, folds=tuple(folds))
 
 

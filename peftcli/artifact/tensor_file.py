@@ -161,7 +161,8 @@ class TensorWriter:
     def begin(self, spec: TensorSpec) -> None:
         """Say which tensor comes now; it must be the one the header announced."""
         assert not self._missing, "the tensor before is not complete"
-        assert spec == self._rest.pop(), f"{spec.name} is not next"
+        announced = self._rest.pop()
+        assert spec == announced, f"{spec.name} is not next"
         self._missing = spec.bytes
 
     def write(self, content: bytes | memoryview) -> None:

@@ -33,3 +33,6 @@ class LowRank(WeightDelta):
 
     def delta_rows(self, rows: slice) -> torch.Tensor:
         return self.scale * (self.B[rows] @ self.A)
+
+    def delta_columns(self, columns: slice) -> torch.Tensor:
+        return self.scale * (self.B @ self.A[:, columns])

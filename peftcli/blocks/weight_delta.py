@@ -32,6 +32,10 @@ class WeightDelta(Block):
         """Return rows ``rows`` of Delta W, in float32."""
         raise NotImplementedError
 
+    def delta_columns(self, columns: slice) -> torch.Tensor:
+        """Return columns ``columns`` of Delta W, in float32."""
+        return self.delta_rows(slice(None))[:, columns]
+
     def adapted(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.wrapped(x)
         # The delta is float32 even on a bfloat16 base: the branch is computed so, and its result cast back.
@@ -46,8 +50,7 @@ class WeightDelta(Block):
         if name != "weight":
             return tensor
         if self.site.transposed:
-            dw = self.delta_rows(slice(None))[:, rows].T
-            return add_to_rows(tensor, dw, self.site)
+            return add_to_rows(tensor, self.delta_columns(rows).T, self.site)
         for start, stop, offset in overlaps(self.site, rows, self.site.d_out):
             tensor[start - rows.start : stop - rows.start] += self.delta_rows(slice(offset, offset + stop - start))
         return tensor

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from peftcli import files
-from peftcli.cli.environment import available_cpus, is_launched, rank
+from peftcli.cli.environment import DEBUG, available_cpus, is_launched, rank
 from peftcli.errors import DistributedError, PeftcliError, Problem, Stopped
 
 # Names the folder in which the processes of one launch leave word of how they ended.
@@ -49,7 +49,8 @@ def environment(processes: int, folder: Path) -> dict[str, str]:
     """Return the environment of the processes: the CPUs are shared out among them."""
     threads = os.environ.get("OMP_NUM_THREADS") or str(available_cpus())
     share = max(1, min(int(threads), available_cpus()) // processes)
-    return {**os.environ, "OMP_NUM_THREADS": str(share), FOLDER: str(folder)}
+    quiet = {} if DEBUG in os.environ else {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # advice for programmers, from every rank
+    return {**quiet, **os.environ, "OMP_NUM_THREADS": str(share), FOLDER: str(folder)}
 
 
 def launch(processes: int, arguments: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from peftcli.cli import console, options
 from peftcli.cli.progress import progress
-from peftcli.report.tables import count, duration, facts, file_size, percent
+from peftcli.report.tables import Table, count, duration, file_size, percent
 
 NAME = "merge"
 EXAMPLES = """\b
@@ -52,7 +52,7 @@ def run(
     if json:
         console.data_json(result)
     else:
-        console.table(facts("merged", _pairs(result)))
+        console.table(Table(("merged", ""), "ll", tuple(_pairs(result))))
     if not quiet:
         console.next_command("peft", "eval", out, "--data", "FILE")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Annotated, Any
 
 import typer
@@ -80,9 +81,18 @@ def _show(counts: list[dict[str, Any]]) -> None:
 
 
 def _show_places(counted: dict[str, Any]) -> None:
-    for title, places in (("site", counted["per_site"]), ("layer", counted["per_layer"])):
+    for title, places in (("site", counted["per_site"]), ("layer", _spans(counted["per_layer"]))):
         if places:
             console.data("")
             console.table(Table((title, "trained"), "lr", tuple((name, count(n)) for name, n in places.items())))
     if counted["counted"]:
         console.data("\nThe network, built without weights, holds as many.")
+
+
+def _spans(per_layer: dict[str, int]) -> dict[str, int]:
+    """Return the layers with neighbours that train as many put together: 96 equal lines say less than one."""
+    spans: dict[str, int] = {}
+    for trained, group in groupby(per_layer.items(), key=lambda item: item[1]):
+        layers = [layer for layer, _ in group]
+        spans[layers[0] if len(layers) == 1 else f"{layers[0]} to {layers[-1]}, each"] = trained
+    return spans

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from peftcli.cli import console, options
-from peftcli.report.tables import mapping_table
+from peftcli.report.tables import Table, plain
 
 NAME = "verify"
 EXAMPLES = """\b
@@ -35,5 +35,8 @@ def run(
     if json:
         console.data_json(result)
     else:
-        console.table(mapping_table("artifact", result))
+        rows = tuple(
+            (plain(c["name"]), "yes" if c["ok"] else "not checked", plain(c["detail"])) for c in result["checks"]
+        )
+        console.table(Table(("what", "right", "found"), "lll", rows))
     console.next_command("peft", "eval", target)

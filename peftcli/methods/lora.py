@@ -84,7 +84,7 @@ class Lora(Method):
         modules: dict[str, list[LowRank]] = {}
         for _, block in reversed(delta.blocks()):
             if isinstance(block, LowRank):
-                modules.setdefault(delta.base.prefix + block.site.path, []).append(block)
+                modules.setdefault(delta.base.path(block.site), []).append(block)
         tensors = {}
         for path, parts in modules.items():
             A, B = _joined(parts, delta.base.output_rows(parts[0].site))

@@ -59,20 +59,20 @@ def parameters(delta: Delta, trained: int) -> dict[str, Any]:
 
 def artifact_contents(run: Run, delta: Delta) -> ArtifactContents:
     """Return what is saved of a finished delta."""
-    from peftcli.artifact.artifact import ArtifactContents
+    from peftcli.artifact.artifact import ArtifactContents, base_identity
     from peftcli.artifact.exports import export
 
     source, task = run.prepared.source, run.prepared.task
     return ArtifactContents(
         methods=delta.methods,
-        base={
-            "name": source.label,
-            "commit": source.commit,
-            "family": delta.base.anatomy.family,
-            "config": read_config(str(source.folder)),
-            "fingerprint": run.fingerprint,
-            "dtype": str(run.prepared.dtype).removeprefix("torch."),
-        },
+        base=base_identity(
+            delta.base,
+            read_config(str(source.folder)),
+            name=source.label,
+            commit=source.commit,
+            fingerprint=run.fingerprint,
+            dtype=str(run.prepared.dtype).removeprefix("torch."),
+        ),
         tensors=delta.state(),
         task=task.manifest(),
         counts=parameters(delta, delta.size),

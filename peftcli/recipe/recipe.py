@@ -24,8 +24,6 @@ class BaseSection(Settings):
     """Branch, tag or commit of a hub id; the commit is recorded."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """How the frozen weights are held; auto keeps the checkpoint's own type."""
-    sites: dict[str, str] = {}
-    """For families peftcli does not know: site name -> module path inside one layer, with {i} for the layer."""
 
 
 class DataSection(Settings):

@@ -24,8 +24,8 @@ class Job:
 
     Attributes:
         delta: What is trained; its network is on the accelerator's device.
-        learning_rate: The peak of the schedule.
-        evaluate: Measures the delta as it is; called by all processes together.
+        rates: The peak learning rate of each trained tensor, by address.
+        evaluate: Measures the delta as it is; called by all processes together. No metrics: nothing to measure on.
         every: After which steps: the last of each epoch, the last of all, or every so many.
         select: The metric that the best delta is chosen by, or ``last``.
         folder: The run's folder, seen by all processes; the log and ``checkpoints`` are written there.
@@ -38,7 +38,7 @@ class Job:
     task: Task
     batches: Batches
     training: TrainingSection
-    learning_rate: float
+    rates: Mapping[str, float]
     evaluate: Callable[[], dict[str, float]]
     every: Literal["epoch", "end"] | int
     select: str
@@ -61,9 +61,10 @@ class Outcome:
         best_metrics: What was measured there.
         evaluations: All metrics, with their steps.
         losses: The mean loss of every step's batch, with the step; without those that were not finite.
-        learning_rates: Of every step.
+        learning_rates: Of every step; where tensors differ, that of the delta's first.
         seconds: Over all processes that took the run up one after the other.
         peak_memory_bytes: Of the device; on a CPU, of the process.
+        trained: How many numbers the delta trained without the head, with what a finished delta drops.
         proofs: What was proven.
         resumed: How often the run was taken up again.
     """
@@ -79,5 +80,6 @@ class Outcome:
     seconds: float
     stopped_early: bool
     peak_memory_bytes: int
+    trained: int
     proofs: dict[str, Any]
     resumed: int

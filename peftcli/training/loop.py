@@ -75,7 +75,8 @@ class _Run:
         self.checkpoints = Checkpoints(job.folder / CHECKPOINTS, job.identity)
         self.log = Log(job.folder / LOG, writes=self.main)
         self.trained = job.delta.trained()
-        self.optimizer = make_optimizer(self.trained, job.training.weight_decay)
+        self.optimizer = make_optimizer(self.trained, job.rates, job.training.weight_decay)
+        self.rate = next((job.rates[address] for address in self.trained), 0.0)  # the one that is told
         self.stepper = Stepper(
             task=job.task,
             network=network,
@@ -136,6 +137,7 @@ class _Run:
         if state.best_step is not None:
             best_step, best_metrics = state.best_step, state.best_metrics
             job.delta.load(self.checkpoints.best(best_step))
+            job.accelerator.wait_for_everyone()  # and none removes it before all have read it
         self._count_costs()
         return Outcome(
             steps=state.step,
@@ -149,6 +151,7 @@ class _Run:
             seconds=state.seconds,
             stopped_early=state.stopped_early,
             peak_memory_bytes=state.peak_memory_bytes,
+            trained=job.delta.size,
             proofs=self.proofs.results,
             resumed=state.resumed,
         )
@@ -160,7 +163,7 @@ class _Run:
     def _step(self) -> None:
         state, position = self.state, self.state.position
         batch = self.job.batches.batch(position)
-        learning_rate = self.job.learning_rate * factor(state.step + 1, self.total, self.job.training)
+        share = factor(state.step + 1, self.total, self.job.training)
         computed = self.stepper.compute(batch, self.request)
         self.asked = computed.stop
         state.step += 1
@@ -170,18 +173,18 @@ class _Run:
         usable = math.isfinite(computed.loss) and math.isfinite(computed.gradient_norm)
         if usable:
             self.proofs.gradients()
-            self.stepper.apply(learning_rate)
+            self.stepper.apply(share)
             state.unusable = 0
         else:
             self._skip(computed, position)
-        self._log_step(computed, learning_rate)
+        self._log_step(computed, self.rate * share)
         if usable:
             self.proofs.stepped()
 
     def _skip(self, computed: Computed, position: Position) -> None:
         mendable = self.stepper.discard() and math.isfinite(computed.loss)
-        self.state.unusable += not mendable
-        if self.state.unusable >= PATIENCE:
+        self.state.unusable += 1
+        if self.state.unusable >= PATIENCE and not mendable:
             what = "gradient" if math.isfinite(computed.loss) else "loss"
             raise DivergedError(
                 f"the {what} was not finite in {self.state.unusable} steps in a row, the last of them "
@@ -219,10 +222,11 @@ class _Run:
         metrics = self.job.evaluate()
         state = self.state
         best = self.selection.consider(state, metrics)
-        self.log.append({"step": state.step, "evaluation": to_json(metrics)})
+        if metrics:
+            self.log.append({"step": state.step, "evaluation": to_json(metrics)})
         if best and self.main:
             self.checkpoints.keep_best(state.step, metrics, self.job.delta.state())
-        if self.main:
+        if metrics and self.main:
             self.job.progress.evaluation(state.step, metrics, best)
         examples, since = self.first
         self.first = (examples, since + time.monotonic() - begun)  # the speed is that of training
@@ -268,12 +272,8 @@ class _Run:
         if found.state.scaler and job.accelerator.scaler is not None:
             job.accelerator.scaler.load_state_dict(found.state.scaler)
         self._note(f"resumed from step {found.state.step} of {self.total}")
-        world, then = job.accelerator.num_processes, processes.ranks_in(found.tensors)
-        if world != then:
-            self._note(
-                f"the checkpoint was written by {then} processes and is taken up by {world}: "
-                "same batches, but numbers are equal only up to rounding and dropout"
-            )
+        if note := processes.difference_in_number(job.accelerator, found.tensors):
+            self._note(note)
 
     def _spare(self) -> Mapping[str, Tensor]:
         first = self.job.batches.batch(Position(0, 0))

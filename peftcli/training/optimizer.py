@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 _FUSED = ("cpu", "cuda")
+_PEAK = "peak"
 
 
 def decays(parameter: nn.Parameter) -> bool:
@@ -16,20 +17,31 @@ def decays(parameter: nn.Parameter) -> bool:
     return parameter.ndim >= 2 and not getattr(parameter, "no_decay", False)
 
 
-def make_optimizer(parameters: Mapping[str, nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
-    """Return AdamW over ``parameters`` (by address); the learning rate is set at every step."""
-    groups = [
-        {"params": [p for p in parameters.values() if decays(p)], "weight_decay": weight_decay},
-        {"params": [p for p in parameters.values() if not decays(p)], "weight_decay": 0.0},
-    ]
+def make_optimizer(
+    parameters: Mapping[str, nn.Parameter], rates: Mapping[str, float], weight_decay: float
+) -> torch.optim.AdamW:
+    """Return AdamW over ``parameters``, in groups of one peak learning rate and one decay each.
+
+    Args:
+        parameters: By address.
+        rates: The peak learning rate of each address; ``scale_learning_rates`` sets that of a step.
+        weight_decay: Of those it acts on.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for address, parameter in parameters.items():
+        decay = weight_decay if decays(parameter) else 0.0
+        groups.setdefault((rates[address], decay), []).append(parameter)
     fused = all(p.device.type in _FUSED and p.is_floating_point() for p in parameters.values())
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, fused=fused)
+    return torch.optim.AdamW(
+        [{"params": ps, _PEAK: rate, "lr": 0.0, "weight_decay": decay} for (rate, decay), ps in groups.items()],
+        fused=fused,
+    )
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Let the next step be taken with ``learning_rate``."""
+def scale_learning_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
+    """Let the next step be taken with ``share`` of the peak learning rates."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = group[_PEAK] * share
 
 
 def moments(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

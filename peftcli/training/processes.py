@@ -26,6 +26,7 @@ def prepared(accelerator: Accelerator, network: nn.Module) -> Iterator[nn.Module
     Afterwards ``network`` is what it was, but for its device.
     """
     before = {name: network.__dict__[name] for name in _PATCHED if name in network.__dict__}
+    network.__dict__.pop("_is_accelerate_prepared", None)  # for evaluation, without what training needs
     try:
         wrapped: nn.Module = accelerator.prepare(network)
         yield wrapped
@@ -96,6 +97,12 @@ def take_up_randomness(accelerator: Accelerator, tensors: Mapping[str, Tensor], 
         randomness.seed_all(torch.initial_seed() + step, accelerator.process_index)
 
 
-def ranks_in(tensors: Mapping[str, Tensor]) -> int:
-    """Return the number of processes whose random states are in ``tensors``."""
-    return sum(name.startswith("rank") and name.endswith(".torch") for name in tensors)
+def difference_in_number(accelerator: Accelerator, tensors: Mapping[str, Tensor]) -> str | None:
+    """Return what to tell if not as many processes wrote the random states in ``tensors`` as now take them up."""
+    before = sum(name.startswith("rank") and name.endswith(".torch") for name in tensors)
+    if before == accelerator.num_processes:
+        return None
+    return (
+        f"the checkpoint was written by {before} processes and is taken up by {accelerator.num_processes}: "
+        "the batches are the same, the numbers only up to rounding and dropout"
+    )

@@ -25,6 +25,7 @@ SAMPLED = 2**20  # of a frozen tensor, at most about as many numbers are watched
 
 # The softmax does not see a shift of all keys, so this gradient is zero but for rounding.
 _WITHOUT_GRADIENT = re.compile(r"(^|\.)(W_k|key|k_proj|k_lin)\.(bias|shift)$")
+_PIECE = 2**20
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -170,7 +171,12 @@ def checksums(tensors: Iterable[Tensor], most: int | None = None) -> list[int]:
         tensors: On any devices, of any types.
         most: Look at about as many numbers of each tensor, in even distances; default: at all.
     """
-    sums = [_checksum(tensor.detach(), most) for tensor in tensors]
+    tensors = [tensor.detach() for tensor in tensors]
+    weights: dict[torch.device, Tensor] = {}
+    for tensor in tensors:
+        if tensor.device not in weights:
+            weights[tensor.device] = _weights(max(t.numel() for t in tensors)).to(tensor.device)
+    sums = [_checksum(tensor, weights[tensor.device], most) for tensor in tensors]
     by_device: dict[torch.device, list[int]] = {}
     for index, one in enumerate(sums):
         by_device.setdefault(one.device, []).append(index)
@@ -181,12 +187,21 @@ def checksums(tensors: Iterable[Tensor], most: int | None = None) -> list[int]:
     return result
 
 
-def _checksum(tensor: Tensor, most: int | None) -> Tensor:
+def _weights(longest: int) -> Tensor:
+    """Return random weights: two labels' biases move by the same amount in opposite directions, and sums cancel."""
+    count = min(longest, _PIECE)
+    return torch.randint(-(2**62), 2**62, (count,), generator=torch.Generator().manual_seed(0)) * 2 + 1
+
+
+def _checksum(tensor: Tensor, weights: Tensor, most: int | None) -> Tensor:
     # Whole numbers: a sum of floats would lose small changes, a sum of their bits wraps around and loses none.
     flat = tensor.reshape(-1)
     if most is not None and len(flat) > most:
         flat = flat[:: -(-len(flat) // most)].contiguous()
-    return flat.view(_WORDS[min(flat.element_size(), 8)]).sum(dtype=torch.int64)
+    total = weights.new_zeros(())
+    for piece in torch.split(flat.view(_WORDS[min(flat.element_size(), 8)]), _PIECE):
+        total = total * 31 + (piece.long() * weights[: len(piece)]).sum()
+    return total
 
 
 @torch.no_grad()

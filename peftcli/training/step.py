@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from peftcli.data.batches import Batch
-from peftcli.training.optimizer import set_learning_rate
+from peftcli.training.optimizer import scale_learning_rates
 from peftcli.training.processes import sum_over_processes
 from peftcli.training.signals import StopRequest
 
@@ -61,9 +61,9 @@ class Stepper:
         numbers = torch.cat([shared, norm.to(shared)[None]]).tolist()
         return Computed(loss=numbers[0], gradient_norm=numbers[2], stop=numbers[1] > 0)
 
-    def apply(self, learning_rate: float) -> None:
-        """Move the parameters against the gradient."""
-        set_learning_rate(self.optimizer, learning_rate)
+    def apply(self, share: float) -> None:
+        """Move the parameters against the gradient, with ``share`` of their peak learning rates."""
+        scale_learning_rates(self.optimizer, share)
         if self.accelerator.scaler is None:
             self.optimizer.step()
         else:

@@ -103,10 +103,11 @@ def test_a_folder_of_pickles_is_refused_unopened(tmp_path):
 
 def test_linked_files_of_a_hub_cache_are_read(tmp_path):
     real = put_shards(tmp_path / "blobs", tensors())
-    (tmp_path / "snapshot").mkdir()
+    snapshot = tmp_path / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
     for path in real.iterdir():
-        (tmp_path / "snapshot" / path.name).symlink_to(path)
-    assert fingerprint(tmp_path / "snapshot") == fingerprint(real)
+        (snapshot / path.name).symlink_to(path)
+    assert fingerprint(snapshot) == fingerprint(real)
 
 
 def test_a_fingerprint_needs_no_torch(tmp_path):

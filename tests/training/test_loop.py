@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from peftcli.delta.registry import find
 from peftcli.errors import DivergedError, RecipeError
@@ -186,9 +189,6 @@ def test_the_network_is_left_as_it_was(make_job):
 
 
 def test_bfloat16_trains_a_float32_delta(make_job):
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
     AcceleratorState._reset_state(True)
     try:
         job = make_job(accelerator=Accelerator(cpu=True, mixed_precision="bf16"), precision="bfloat16")
@@ -199,3 +199,60 @@ def test_bfloat16_trains_a_float32_delta(make_job):
     exact = fit(make_job())
     assert outcome.losses != exact.losses
     torch.testing.assert_close(torch.tensor(outcome.losses), torch.tensor(exact.losses), rtol=0.1, atol=0.1)
+
+
+def test_each_tensor_moves_with_its_own_rate(make_job):
+    job = make_job(section={"warmup": 0, "weight_decay": 0.0, "steps": 1, "epochs": None}, select="last")
+    before = job.delta.state()
+    object.__setattr__(job, "rates", {a: 1e-3 if a in job.delta.head else 1e-2 for a in job.rates})
+    outcome = fit(job)
+    moved = {a: (t - before[a]).abs().max().item() for a, t in job.delta.state().items()}
+    # The first step of AdamW is the learning rate itself, wherever there is a gradient.
+    assert max(moved[a] for a in job.delta.head) == pytest.approx(1e-3, rel=1e-3)
+    assert max(moved[a] for a in job.delta.parameters) == pytest.approx(1e-2, rel=1e-3)
+    assert outcome.learning_rates == [(1, 1e-2)]
+
+
+def test_without_rows_to_measure_on_nothing_is_told_of_it(make_job):
+    job = make_job(evaluate_with=lambda _: {}, select="last")
+    outcome = fit(job)
+    assert outcome.evaluations == []
+    assert outcome.best_metrics == {}
+    assert job.progress.evaluations == []
+
+
+def scaled(make_job, start, **keys):
+    """Return a job whose loss is scaled as float16 needs it; the CPU computes on in float32."""
+    job = make_job(accelerator=Accelerator(cpu=True), section={"base_dropout": "off"}, **keys)
+    job.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=start)
+    return job
+
+
+def test_a_scaled_loss_gives_the_same_delta(make_job):
+    plain = fit(make_job(section={"base_dropout": "off"}))
+    outcome = fit(scaled(make_job, 2.0**10))
+    torch.testing.assert_close(torch.tensor(outcome.losses), torch.tensor(plain.losses), rtol=1e-4, atol=1e-5)
+
+
+def test_a_scale_that_is_too_large_costs_steps_but_not_the_run(make_job, tmp_path):
+    outcome = fit(scaled(make_job, 2.0**127))
+    logged = [line for line in lines(tmp_path) if "loss" in line]
+    assert logged[0]["skipped"] == 1
+    assert logged[0]["loss"] is not None
+    assert "skipped" not in logged[-1]
+    assert outcome.steps == 6
+
+
+def test_the_scale_is_taken_up_again(make_job, tmp_path):
+    fit(scaled(make_job, 2.0**127))
+    for last in (tmp_path / "checkpoints").glob("*-000006"):
+        shutil.rmtree(last)
+    again = scaled(make_job, 2.0**127, resume=True)
+    assert fit(again).resumed == 1
+    assert again.accelerator.scaler.get_scale() < 2.0**127
+
+
+def test_a_network_prepared_for_evaluation_is_prepared_for_training_too(make_job):
+    job = make_job()
+    job.accelerator.prepare_model(job.delta.base.network, evaluation_mode=True)
+    assert fit(job).steps == 6

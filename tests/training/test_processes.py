@@ -103,7 +103,6 @@ def test_a_signal_to_one_process_stops_all_and_any_number_of_them_goes_on(make_j
         object.__setattr__(job, "task", Signalled(**vars(job.task)))
         with pytest.raises(Stopped, match="after step 3"):
             fit(job)
-        return None
 
     on_two_processes(tmp_path, work)
     state = json.loads((tmp_path / "checkpoints" / "step-000003" / "state.json").read_text())["state"]
@@ -143,7 +142,6 @@ def test_processes_that_disagree_are_named(tmp_path):
         with pytest.raises(DistributedError, match="process 1 disagrees with process 0 about recipe\n"):
             check_agreement(accelerator, facts)
         check_agreement(accelerator, {"data": "1"})
-        return None
 
     on_two_processes(tmp_path, work)
 
@@ -152,7 +150,6 @@ def test_more_processes_than_examples_in_a_batch_are_refused(make_job, tmp_path)
     def work(accelerator):
         with pytest.raises(DistributedError, match="a batch of 1 examples cannot be shared by 2 processes"):
             fit(job_of(make_job, accelerator=accelerator, batch_size=1))
-        return None
 
     on_two_processes(tmp_path, work)
 

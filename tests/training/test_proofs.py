@@ -103,7 +103,9 @@ class Proving:
     def __init__(self, job, warmup=0):
         self.job = job
         self.proofs = Proofs(job.delta, {}, warmup=warmup)
-        self.optimizer = torch.optim.AdamW(job.delta.trained().values(), lr=job.learning_rate, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(
+            job.delta.trained().values(), lr=next(iter(job.rates.values())), weight_decay=0.0
+        )
 
     def three_steps(self):
         for index in range(3):
@@ -139,11 +141,24 @@ def test_a_delta_that_trains_nothing_is_refused(make_job):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int8])
 def test_a_checksum_sees_the_smallest_change_of_one_number(dtype):
     tensor = torch.arange(-50, 50).to(dtype).reshape(4, 25)
-    before = checksums([tensor, tensor.t()])
+    before = checksums([tensor, tensor.clone().t().contiguous().t()])
     assert before[0] == before[1]
     changed = tensor.clone()
     changed.view(torch.uint8)[2, 5] ^= 1
     assert checksums([changed]) != before[:1]
+
+
+def test_a_checksum_sees_changes_that_cancel():
+    start = torch.tensor([0.3, 0.3, 0.3, 0.3])
+    for signs in ([1, -1, 0, 0], [1, -1, -1, 1], [1, -3, 3, -1]):
+        assert checksums([start]) != checksums([start + 2**-20 * torch.tensor(signs)])
+
+
+def test_a_checksum_of_a_long_tensor_sees_its_last_number():
+    tensor = torch.zeros(2**20 + 5)
+    before = checksums([tensor])
+    tensor[-1] = 1.0
+    assert checksums([tensor]) != before
 
 
 def test_a_sampled_checksum_looks_at_the_whole_length():

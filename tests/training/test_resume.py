@@ -255,7 +255,7 @@ def test_half_written_folders_of_dead_processes_vanish(run, folder, monkeypatch)
 
 def test_a_diverged_run_keeps_its_last_finite_checkpoint(make_job, folder):
     (folder / "run").mkdir()
-    job = make_job(folder=folder / "run", section={"checkpoint_every": 2}, learning_rate=1e-2)
+    job = make_job(folder=folder / "run", section={"checkpoint_every": 2})
     weight = next(iter(job.delta.parameters.values()))
 
     def poison(step):

@@ -20,9 +20,10 @@ def test_the_first_signal_asks_and_the_old_listener_returns():
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_the_second_signal_leaves(number, code):
-    with pytest.raises(SystemExit) as left, listening():
+    with listening() as request:
         os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), number)
+        with pytest.raises(SystemExit) as left:
+            request.receive(number, None)
     assert left.value.code == code
 
 

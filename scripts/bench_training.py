@@ -1,0 +1,189 @@
+"""Training speed beside Hugging Face Trainer + peft: the same rows, batches, precision and delta, A B A B.
+
+    python scripts/bench_training.py [--rows 1024] [--epochs 2] [--data FILE.jsonl[.gz]] [--dropout off]
+
+Every variant runs in a fresh process, in turn. Seconds are those of the training loop alone, without imports, loading
+and tokenisation; the first epoch of a process warms the caches of both sides alike. Exit code 1: ours was slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+DEMO = ROOT / "peftcli/data/demo/intents/train.jsonl"
+SETTINGS = {"rank": 8, "alpha": 16.0, "batch": 32, "rate": 5e-4, "seed": 0}
+
+
+def recipe(options: argparse.Namespace, folder: Path) -> Path:
+    """Write the recipe that both sides follow and return its path."""
+    text = f"""version: 1
+name: bench
+base: {{name: demo:minilm}}
+method: {{name: lora, rank: {SETTINGS["rank"]}, alpha: {SETTINGS["alpha"]}}}
+data: {{task: classification, train: {json.dumps(str(options.data))}, limit: {options.rows}, max_length: 128}}
+training: {{epochs: {options.epochs}, batch_size: {SETTINGS["batch"]}, learning_rate: {SETTINGS["rate"]}, warmup: 0,
+  precision: float32, base_dropout: "{options.dropout}"}}
+evaluation: {{every: end, base: false}}
+seed: {SETTINGS["seed"]}
+"""
+    path = folder / "bench.yaml"
+    path.write_text(text)
+    return path
+
+
+def ours(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Train with peftcli."""
+    from peftcli.pipeline.progress import Silent
+    from peftcli.pipeline.reading import read
+    from peftcli.pipeline.training import TrainOptions, train
+
+    report = train(read(recipe(options, folder)), TrainOptions(out=folder / "run"), Silent()).report
+    losses = [loss for _, loss in report["training"]["losses"]]
+    return {"seconds": report["cost"]["seconds"], "tokens": report["training"]["tokens"], "losses": losses}
+
+
+def theirs(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Train with transformers' Trainer and peft on the same batches in the same order."""
+    import torch
+    import transformers
+    from peft import LoraConfig, TaskType, get_peft_model
+    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+
+    from peftcli.data.batches import Batches
+    from peftcli.data.datasets import load_data
+    from peftcli.pipeline.adapting import prepare
+    from peftcli.pipeline.reading import read
+
+    transformers.logging.set_verbosity_error()
+    plan = read(recipe(options, folder))
+    splits = load_data(plan.data, plan.seed)
+    prepared = prepare(plan.base, splits.task, (), seed=plan.seed)
+    network = prepared.base.network
+    if options.dropout == "off":
+        for module in network.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+    examples = prepared.encode(splits.train)
+    rows = [{"labels": e.ids["labels"][0], **{k: v for k, v in e.ids.items() if k != "labels"}} for e in examples]
+    batches = Batches(
+        examples=examples,
+        task=prepared.task,
+        batch_size=SETTINGS["batch"],
+        micro_batch_size=SETTINGS["batch"],
+        seed=plan.seed,
+        pad=prepared.pad,
+    )
+    config = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=SETTINGS["rank"],
+        lora_alpha=SETTINGS["alpha"],
+        target_modules=["query", "value"],
+    )
+    torch.manual_seed(plan.seed)
+    model = get_peft_model(network, config)
+
+    class Fixed(torch.utils.data.Sampler):
+        """One epoch after the other."""
+
+        def __init__(self) -> None:
+            self.epoch = 0
+
+        def __len__(self) -> int:
+            return len(rows)
+
+        def __iter__(self) -> Any:
+            self.epoch += 1
+            return iter(batches.order(self.epoch - 1))
+
+    class InOurOrder(Trainer):
+        """Takes the batches in peftcli's order."""
+
+        def _get_train_sampler(self, *_: Any) -> Fixed:
+            return Fixed()
+
+    arguments = TrainingArguments(
+        output_dir=str(folder / "trainer"),
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=SETTINGS["batch"],
+        learning_rate=SETTINGS["rate"],
+        weight_decay=0.01,
+        warmup_steps=0,
+        lr_scheduler_type="linear",
+        max_grad_norm=1.0,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        seed=plan.seed,
+    )
+    trainer = InOurOrder(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        data_collator=DataCollatorWithPadding(prepared.tokenizer),
+    )
+    start = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - start
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    return {"seconds": seconds, "tokens": options.epochs * sum(e.length for e in examples), "losses": losses}
+
+
+def one(options: argparse.Namespace) -> None:
+    """Run one variant in this process and print what was measured."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = {"ours": ours, "theirs": theirs}[options.variant](options, Path(folder))
+    found["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print("RESULT " + json.dumps(found))
+
+
+def turn(variant: str, arguments: list[str]) -> dict[str, Any]:
+    """Run one variant in a fresh process."""
+    command = [sys.executable, __file__, "--variant", variant, *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    found: dict[str, Any] = json.loads(done.stdout.split("RESULT ", 1)[1])
+    mean = statistics.mean(found["losses"])
+    rate = found["tokens"] / found["seconds"]
+    print(f"{variant:7s} {found['seconds']:7.2f} s  {rate:7.0f} tokens/s  peak {found['peak_mib']:6.0f} MiB  loss {mean:.5f}")
+    return found
+
+
+def main() -> int:
+    """Run A B A B and print the ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1024)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--data", type=Path, default=DEMO)
+    parser.add_argument("--dropout", choices=["keep", "off"], default="keep")
+    parser.add_argument("--variant", choices=["ours", "theirs"])
+    options = parser.parse_args()
+    options.data = options.data.absolute()
+    if options.variant:
+        one(options)
+        return 0
+    print("Hugging Face Trainer + peft beside peftcli: MiniLM-L6, LoRA r=8 on W_q and W_v, batch 32, float32, CPU")
+    seconds: dict[str, list[float]] = {"theirs": [], "ours": []}
+    for _ in range(options.repeats):
+        for variant in seconds:
+            seconds[variant].append(turn(variant, sys.argv[1:])["seconds"])
+    ratio = statistics.median(seconds["theirs"]) / statistics.median(seconds["ours"])
+    print(f"peftcli takes 1/{ratio:.2f} of the time of Trainer + peft (medians of {options.repeats})")
+    return 0 if ratio >= 1 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

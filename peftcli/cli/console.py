@@ -7,13 +7,12 @@ import json
 import math
 import shlex
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from peftcli.cli.environment import rank
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from peftcli.cli.terminal import Terminal
     from peftcli.errors import PeftcliError
     from peftcli.report.tables import Table
 
@@ -60,9 +59,11 @@ def traceback(text: str) -> None:
     _say(text.rstrip())
 
 
-def stderr() -> Console:
+def stderr() -> Terminal:
     """Return the console on which progress is shown."""
-    return _console(sys.stderr)
+    from peftcli.cli.terminal import Terminal
+
+    return Terminal()
 
 
 def _finite(value: object) -> object:
@@ -83,9 +84,3 @@ def _say(text: str, style: str | None = None) -> None:
         message.stylize(style, 0, text.index(":") + 1)
     with contextlib.suppress(OSError):  # nobody reads stderr any more: no reason to stop training
         stderr().print(message, soft_wrap=True)
-
-
-def _console(file: Any) -> Console:  # noqa: ANN401  # whatever stands at sys.stdout
-    from rich.console import Console
-
-    return Console(file=file, highlight=False, markup=False, emoji=False)

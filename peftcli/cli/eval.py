@@ -38,7 +38,8 @@ def run(
     from peftcli.pipeline.evaluation import EvaluationRequest, evaluate
 
     request = EvaluationRequest(split=split, data=data, predictions=predictions, base=base)
-    result = evaluate(target, request, progress(quiet=quiet))
+    with progress(quiet=quiet) as watcher:
+        result = evaluate(target, request, watcher)
     if json:
         console.data_json(result)
     else:

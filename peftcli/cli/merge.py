@@ -48,7 +48,8 @@ def run(
     from peftcli.pipeline.merging import MergeOptions, merge
 
     choices = MergeOptions(dtype=dtype, check=check, tolerance=tolerance, data=data, overwrite=overwrite)
-    result = merge(target, out, choices, progress(quiet=quiet))
+    with progress(quiet=quiet) as watcher:
+        result = merge(target, out, choices, watcher)
     if json:
         console.data_json(result)
     else:

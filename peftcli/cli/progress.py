@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from peftcli.cli import console
@@ -19,8 +19,20 @@ if TYPE_CHECKING:
 _LINES_PER_RUN = 20
 
 
-def progress(*, quiet: bool) -> Progress:
-    """Return the kind that suits the terminal; only the first process of a run shows any."""
+@contextlib.contextmanager
+def progress(*, quiet: bool) -> Iterator[Progress]:
+    """Yield the kind that suits the terminal; only the first process of a run shows any.
+
+    However the work ends, the terminal is as it was before an error is shown on it.
+    """
+    shown = _suitable(quiet=quiet)
+    try:
+        yield shown
+    finally:
+        shown.finish()
+
+
+def _suitable(*, quiet: bool) -> Progress:
     if quiet or rank() != 0:
         return Silent()
     stderr = console.stderr()

@@ -50,7 +50,9 @@ def run(
         return
     from peftcli.pipeline.training import TrainOptions, train
 
-    finished = train(plan, TrainOptions(out=out, resume=resume, overwrite=overwrite), progress(quiet=quiet))
+    choices = TrainOptions(out=out, resume=resume, overwrite=overwrite)
+    with progress(quiet=quiet) as watcher:
+        finished = train(plan, choices, watcher)
     if json:
         console.data_json(finished.report)
     else:

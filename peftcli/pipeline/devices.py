@@ -27,11 +27,12 @@ def make_accelerator(training: TrainingSection, dtype: torch.dtype) -> Accelerat
     from accelerate.utils import DistributedDataParallelKwargs
 
     # A method may leave a trained tensor out of some batches (a gate that is shut, a layer that is dropped).
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    # The buffers of a frozen network are equal everywhere and stay so.
+    parallel = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     return Accelerator(
         mixed_precision=MIXED[precision(training, dtype)],
         cpu=not torch.cuda.is_available(),
-        kwargs_handlers=[unused],
+        kwargs_handlers=[parallel],
     )
 
 

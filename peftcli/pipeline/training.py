@@ -131,6 +131,7 @@ def _train(run: Run, *, resume: bool) -> Finished:
     from peftcli.training.loop import fit
     from peftcli.training.randomness import seed_all
 
+    run.prepared.base.network.to(run.accelerator.device)
     base_scores = _base_scores(run, resume=resume)
     delta = attach(methods_of(run.recipe), run.prepared.base, seed=run.recipe.seed)
     telling.tell_delta(run, delta)
@@ -167,9 +168,9 @@ def _base_scores(run: Run, *, resume: bool) -> dict[str, float] | None:
     if resume and kept.exists():
         found: dict[str, float] = files.read_json(kept)
         return found
-    network = run.accelerator.prepare_model(run.prepared.base.network, evaluation_mode=True)
     settings = replace(run.settings, virtual=None)
     names = run.recipe.evaluation.metrics
+    network = run.prepared.base.network
     scores, _ = evaluate(network, run.prepared.task, run.examples["validation"], settings, names)
     if run.accelerator.is_main_process:
         kept.parent.mkdir(exist_ok=True)

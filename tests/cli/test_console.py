@@ -1,4 +1,8 @@
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 from peftcli.cli import console
 from peftcli.errors import DataError, Problem
@@ -55,19 +59,13 @@ def test_an_error_of_another_process_says_whose_it_is(monkeypatch, capsys):
     assert capsys.readouterr().err == "error: rank 1: no rows\n"
 
 
-def test_a_closed_stderr_stops_nothing(monkeypatch, capsys):
-    class Closed:
-        encoding = "utf-8"
-
-        def isatty(self):
-            return False
-
-        def write(self, text):
-            raise BrokenPipeError
-
-        def flush(self):
-            raise BrokenPipeError
-
-    monkeypatch.setattr("sys.stderr", Closed())
-    console.note("note")
-    assert capsys.readouterr().out == ""
+def test_a_closed_stderr_stops_nothing_and_leaves_the_data_alone(tmp_path):
+    code = "from peftcli.cli import console\nfor _ in range(3): console.note('x' * 9999)\nconsole.data('result')"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stderr.close()
+        assert process.stdout.read() == b"result\n"
+    assert process.returncode == 0

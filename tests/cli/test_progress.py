@@ -1,3 +1,4 @@
+import contextlib
 import io
 import re
 
@@ -56,9 +57,11 @@ def test_finishing_without_a_start_is_no_failure():
 
 
 def test_quiet_and_other_processes_show_nothing(monkeypatch):
-    assert isinstance(progress(quiet=True), Silent)
+    with progress(quiet=True) as watcher:
+        assert isinstance(watcher, Silent)
     monkeypatch.setenv("RANK", "1")
-    assert isinstance(progress(quiet=False), Silent)
+    with progress(quiet=False) as watcher:
+        assert isinstance(watcher, Silent)
 
 
 @pytest.mark.parametrize("dumb", [True, False])
@@ -66,4 +69,16 @@ def test_a_pipe_and_a_dumb_terminal_get_lines(dumb, monkeypatch):
     if dumb:
         monkeypatch.setenv("TERM", "dumb")
         monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    assert isinstance(progress(quiet=False), Lines)
+    with progress(quiet=False) as watcher:
+        assert isinstance(watcher, Lines)
+
+
+def test_the_terminal_is_restored_however_the_work_ends(monkeypatch):
+    screen = io.StringIO()
+    screen.isatty = lambda: True
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", screen)
+    with contextlib.suppress(KeyError), progress(quiet=False) as watcher:
+        watcher.start(3)
+        raise KeyError
+    assert screen.getvalue().rfind("\x1b[?25h") > screen.getvalue().rfind("\x1b[?25l") >= 0

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +101,14 @@ def theirs(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         def __len__(self) -> int:
             return len(rows)
 
-        def __iter__(self) -> Any:
+        def __iter__(self) -> Iterator[int]:
             self.epoch += 1
             return iter(batches.order(self.epoch - 1))
 
     class InOurOrder(Trainer):
         """Takes the batches in peftcli's order."""
 
-        def _get_train_sampler(self, *_: Any) -> Fixed:
+        def _get_train_sampler(self, *_: object) -> Fixed:
             return Fixed()
 
     arguments = TrainingArguments(
@@ -157,7 +158,8 @@ def turn(variant: str, arguments: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(done.stdout.split("RESULT ", 1)[1])
     mean = statistics.mean(found["losses"])
     rate = found["tokens"] / found["seconds"]
-    print(f"{variant:7s} {found['seconds']:7.2f} s  {rate:7.0f} tokens/s  peak {found['peak_mib']:6.0f} MiB  loss {mean:.5f}")
+    speed = f"{found['seconds']:7.2f} s  {rate:7.0f} tokens/s"
+    print(f"{variant:7s} {speed}  peak {found['peak_mib']:6.0f} MiB  mean loss {mean:.5f}")
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def task_of(family: str) -> str | None:
     return tasks(family)[-1]
 
 
-@lru_cache(maxsize=None)
+@cache
 def refusal(name: str, family: str) -> str | None:
     """Return why a method refuses a family; None where it attaches."""
     try:
@@ -202,7 +202,7 @@ def test_gradient_checkpointing_changes_nothing(cell):
         pytest.skip("the family cannot checkpoint")
     for delta in (plain, saving):
         _without_dropout(delta.base.network.train())
-    saving.base.network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    saving.base.network.activation_checkpointing_enable({"use_reentrant": False})
     caches = {} if family in ("vit", "deit", "clip", "clip_vision_model") else {"use_cache": False}
     if TINY[family]["model_type"] in ("bert", "roberta", "electra", "distilbert", "deberta-v2"):
         caches = {}

@@ -7,10 +7,11 @@ serves encoders, decoders, cross-attention and vision, generation with a cache a
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
@@ -40,7 +41,7 @@ class PrefixEncoder(nn.Module):
             _linear_start(self.project.weight, self.project.bias, generator)
             self.filled = True
 
-    def forward(self) -> torch.Tensor:
+    def forward(self) -> Tensor:
         return torch.tanh(self.project(self.embedding))
 
 
@@ -70,7 +71,7 @@ class PrefixedAttention(Block):
             self.encoder.initialise(generator)
             _linear_start(self.expand.weight, self.expand.bias, generator)
 
-    def prefix(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def prefix(self) -> tuple[Tensor, Tensor]:
         """Return keys and values, each (key/value heads, prefix_length, head_width)."""
         if self.encoder is None:
             return self.keys, self.values
@@ -123,63 +124,76 @@ def shift_positions(network: nn.Module, block: PrefixedAttention) -> None:
 
 def attend_sdpa(
     module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     **kwargs: Any,  # noqa: ANN401
-) -> Any:  # noqa: ANN401
+) -> tuple[Tensor, Tensor | None]:
     """Attend with torch's fused attention, prefixes included."""
-    key, value, attention_mask, kwargs = _with_prefixes(module, query, key, value, attention_mask, kwargs)
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    sight = _with_prefixes(module, query, _Sight(key, value, attention_mask, kwargs))
+    attended: tuple[Tensor, None] = sdpa_attention_forward(
+        module, query, sight.key, sight.value, sight.mask, **sight.kwargs
+    )
+    return attended
 
 
 def attend_eager(
     module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     **kwargs: Any,  # noqa: ANN401
-) -> Any:  # noqa: ANN401
+) -> tuple[Tensor, Tensor | None]:
     """Attend with the family's own eager function (Gemma 2's soft cap lives only there), prefixes included."""
-    key, value, attention_mask, kwargs = _with_prefixes(module, query, key, value, attention_mask, kwargs)
-    eager = sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
-    return eager(module, query, key, value, attention_mask, **kwargs)
+    sight = _with_prefixes(module, query, _Sight(key, value, attention_mask, kwargs))
+    eager: Any = vars(sys.modules[type(module).__module__])["eager_attention_forward"]
+    attended: tuple[Tensor, Tensor] = eager(module, query, sight.key, sight.value, sight.mask, **sight.kwargs)
+    return attended
 
 
-def _with_prefixes(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    kwargs: dict[str, Any],
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, dict[str, Any]]:
-    prefixes = module.__dict__.get(KEY)
-    if not prefixes:
-        return key, value, mask, kwargs
-    batch, queries, keys = query.shape[0], query.shape[2], key.shape[2]
-    if mask is None:
-        # Always explicit: with none, scaled dot-product attention crops keys that are longer than the queries.
-        mask = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=query.device)
-        causal = kwargs.get("is_causal")
-        if getattr(module, "is_causal", False) if causal is None else causal:
-            mask = mask.tril(keys - queries)
-    if kwargs.get("is_causal"):
-        kwargs = {**kwargs, "is_causal": False}
-    for prefix in prefixes:
-        more_keys, more_values = (t.to(key.dtype).expand(batch, -1, -1, -1) for t in prefix.prefix())
-        key, value = torch.cat([more_keys, key], dim=2), torch.cat([more_values, value], dim=2)
-        added = mask.shape[:-1] + (more_keys.shape[2],)
-        mask = torch.cat([mask.new_ones(added) if mask.dtype == torch.bool else mask.new_zeros(added), mask], dim=-1)
-        bias = kwargs.get("position_bias")
-        if bias is not None:  # T5's relative positions: a prefix has none
-            kwargs = {**kwargs, "position_bias": torch.cat([bias.new_zeros(bias.shape[:-1] + added[-1:]), bias], -1)}
-    return key, value, mask, kwargs
+@dataclass(frozen=True)
+class _Sight:
+    """What queries see. Shapes: key, value (batch, key/value heads, keys, head_width); mask (..., queries, keys)."""
+
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    kwargs: dict[str, Any]
 
 
-def _linear_start(weight: torch.Tensor, bias: torch.Tensor, generator: torch.Generator) -> None:
+def _with_prefixes(module: nn.Module, query: Tensor, sight: _Sight) -> _Sight:
+    for prefix in module.__dict__.get(KEY, ()):
+        sight = _with_prefix(prefix, module, query, sight)
+    return sight
+
+
+def _with_prefix(prefix: PrefixedAttention, module: nn.Module, query: Tensor, sight: _Sight) -> _Sight:
+    keys, values = (t.to(sight.key.dtype).expand(len(query), -1, -1, -1) for t in prefix.prefix())
+    mask = _explicit_mask(module, query, sight)
+    added = (*mask.shape[:-1], keys.shape[2])
+    seen = mask.new_ones(added) if mask.dtype == torch.bool else mask.new_zeros(added)
+    kwargs = {**sight.kwargs, "is_causal": False} if sight.kwargs.get("is_causal") else sight.kwargs
+    bias = kwargs.get("position_bias")
+    if bias is not None:  # T5's relative positions: a prefix has none
+        kwargs = {**kwargs, "position_bias": torch.cat([bias.new_zeros(*bias.shape[:-1], keys.shape[2]), bias], -1)}
+    return _Sight(
+        torch.cat([keys, sight.key], 2), torch.cat([values, sight.value], 2), torch.cat([seen, mask], -1), kwargs
+    )
+
+
+def _explicit_mask(module: nn.Module, query: Tensor, sight: _Sight) -> Tensor:
+    """Return a mask in any case: with none, scaled dot-product attention crops keys longer than the queries."""
+    if sight.mask is not None:
+        return sight.mask
+    queries, keys = query.shape[2], sight.key.shape[2]
+    mask = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=query.device)
+    causal = sight.kwargs.get("is_causal")
+    return mask.tril(keys - queries) if (getattr(module, "is_causal", False) if causal is None else causal) else mask
+
+
+def _linear_start(weight: Tensor, bias: Tensor, generator: torch.Generator) -> None:
     """Fill like ``nn.Linear`` does, from ``generator``."""
     bound = weight.shape[1] ** -0.5
     nn.init.uniform_(weight, -bound, bound, generator=generator)

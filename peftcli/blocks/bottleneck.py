@@ -26,11 +26,12 @@ class Bottleneck(Block):
     """Shapes: down (bottleneck, width), up (width, bottleneck), down_bias (bottleneck,), up_bias (width,)."""
 
     def __init__(
-        self, wrapped: nn.Module, address: str, *, width: int, bottleneck: int, activation: Activation, start: Start
+        self, wrapped: nn.Module, address: str, *, shape: tuple[int, int], activation: Activation, start: Start
     ) -> None:
         super().__init__(wrapped, address)
         self.activation = ACTIVATIONS[activation]
         self.start = start
+        bottleneck, width = shape
         self.down = nn.Parameter(torch.empty(bottleneck, width))
         self.down_bias = nn.Parameter(torch.empty(bottleneck))
         self.up = nn.Parameter(torch.empty(width, bottleneck))

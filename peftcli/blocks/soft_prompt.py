@@ -18,11 +18,13 @@ class SoftPrompt(Block):
     Shapes: prompt (prompt_length, embedding_width).
     """
 
-    def __init__(self, wrapped: nn.Module, address: str, *, length: int, vocabulary: int, width: int, start: Start) -> None:
+    def __init__(
+        self, wrapped: nn.Module, address: str, *, shape: tuple[int, int], vocabulary: int, start: Start
+    ) -> None:
         super().__init__(wrapped, address)
         self.vocabulary = vocabulary
         self.start = start
-        self.prompt = nn.Parameter(torch.empty(length, width))
+        self.prompt = nn.Parameter(torch.empty(shape))
         self.prompt.no_decay = True  # type: ignore[attr-defined]
 
     @torch.no_grad()

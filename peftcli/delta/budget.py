@@ -39,7 +39,9 @@ def parse(budget: str, anatomy: Anatomy) -> int:
         return int(anatomy.size * float(match[1]) / 100)
     if match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMbB]?)\s*", budget):
         return int(float(match[1]) * UNITS[match[2].lower()])
-    raise RecipeError(f"'{budget}' is no budget", hint="Write a share of the base such as 0.1%, or a number such as 300k.")
+    raise RecipeError(
+        f"'{budget}' is no budget", hint="Write a share of the base such as 0.1%, or a number such as 300k."
+    )
 
 
 def solve(method: Method, anatomy: Anatomy, wanted: int) -> Solved:

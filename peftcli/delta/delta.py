@@ -205,5 +205,3 @@ def _switch(blocks: list[Block], enabled: bool) -> None:
 
 def _seed(seed: int, address: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{address}".encode()).digest()[:8], "big") >> 1
-
-

@@ -40,7 +40,9 @@ def find(name: str) -> type[Method]:
     else:
         module = next(e for e in entry_points(group=GROUP) if e.name == name).load()
     found = [
-        c for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, Method) and c.__module__ == module.__name__
+        c
+        for _, c in inspect.getmembers(module, inspect.isclass)
+        if issubclass(c, Method) and c.__module__ == module.__name__
     ]
     assert len(found) == 1, f"{module.__name__} must define exactly one method"
     found[0].name = name

@@ -18,6 +18,8 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Projections = Annotated[tuple[Projection, ...], Field(min_length=1), AfterValidator(_distinct)]
+
+
 def _choice(layers: str) -> str:
     if not re.fullmatch(r"all|top:[1-9]\d*|\d+(-\d+)?", layers):
         what = f"'{layers}' is no choice of layers"

@@ -52,7 +52,7 @@ class Bitfit(Method):
         return {s.address: s.d_out for s in self._sites(anatomy)}
 
     def attach(self, base: BaseModel) -> None:
-        from peftcli.blocks.bias_shift import BiasShift  # noqa: PLC0415  # torch only when something is computed
+        from peftcli.blocks.bias_shift import BiasShift  # torch only when something is computed
 
         if self.biases == "all":
             for tensor in self._all(base.anatomy):

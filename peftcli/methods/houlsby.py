@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from peftcli.base.sites import Site
 
 Placement = Literal["after_attention", "after_ffn", "after_cross_attention"]
-SUBLAYER = {"after_attention": ("attention", False), "after_ffn": ("ffn", False), "after_cross_attention": ("attention", True)}
+SUBLAYER = {
+    "after_attention": ("attention", False),
+    "after_ffn": ("ffn", False),
+    "after_cross_attention": ("attention", True),
+}
 
 
 class Houlsby(Method):
@@ -63,15 +67,14 @@ class Houlsby(Method):
         return adapters | norms
 
     def attach(self, base: BaseModel) -> None:
-        from peftcli.blocks.bottleneck import Bottleneck  # noqa: PLC0415  # torch only when something is computed
+        from peftcli.blocks.bottleneck import Bottleneck  # torch only when something is computed
 
         for site in self._sites(base.anatomy):
             out = base.sublayer_out(site)
             block = Bottleneck(
                 base.module(out),
                 site.address,
-                width=site.d_out,
-                bottleneck=self.bottleneck,
+                shape=(self.bottleneck, site.d_out),
                 activation=self.activation,
                 start=self.start,
             )

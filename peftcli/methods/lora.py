@@ -55,7 +55,7 @@ class Lora(Method):
         return {s.address: self.rank * (s.d_in + s.d_out) for s in self.sites(anatomy)}
 
     def attach(self, base: BaseModel) -> None:
-        from peftcli.blocks.low_rank import LowRank  # noqa: PLC0415  # torch only when something is computed
+        from peftcli.blocks.low_rank import LowRank  # torch only when something is computed
 
         scale = self.alpha / self.rank
         for site in self.sites(base.anatomy):
@@ -79,7 +79,7 @@ class Lora(Method):
 
     def peft_layout(self, delta: Delta) -> PeftLayout | str:
         """Return peft's LORA form: the parts of a fused module become one LoRA of their summed rank, exactly."""
-        from peftcli.blocks.low_rank import LowRank  # noqa: PLC0415
+        from peftcli.blocks.low_rank import LowRank
 
         modules: dict[str, list[LowRank]] = {}
         for _, block in reversed(delta.blocks()):
@@ -110,7 +110,7 @@ class Lora(Method):
 
 def _joined(parts: list[LowRank], d_out: int) -> tuple[Tensor, Tensor]:
     """Return one A (parts * rank, d_in) and one B (every output row, parts * rank) that compute all ``parts``."""
-    import torch  # noqa: PLC0415
+    import torch
 
     A = torch.cat([p.A.detach().cpu() for p in parts])
     B = torch.zeros(d_out, len(A))

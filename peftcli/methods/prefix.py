@@ -60,7 +60,7 @@ class Prefix(Method):
         return {s.address: n * s.heads.key_value * s.heads.width for s in self._sites(anatomy) if s.heads}
 
     def attach(self, base: BaseModel) -> None:
-        from peftcli.blocks import attention_prefix as block  # noqa: PLC0415  # torch only when something is computed
+        from peftcli.blocks import attention_prefix as block  # torch only when something is computed
 
         length, width = self.prefix_length, base.anatomy.width
         encoder = block.PrefixEncoder(length, width, self.hidden) if self.reparameterise else None
@@ -90,7 +90,7 @@ class Prefix(Method):
 
     def peft_layout(self, delta: Delta) -> PeftLayout | str:
         """Return peft's PREFIX_TUNING form: (prefix_length, layers * 2 * key/value heads * head width)."""
-        from peftcli.blocks.attention_prefix import PrefixedAttention  # noqa: PLC0415
+        from peftcli.blocks.attention_prefix import PrefixedAttention
 
         if self.positions != "shifted":
             return "peft's prefixes shift the positions of the real tokens; train with method.positions=shifted"
@@ -99,7 +99,7 @@ class Prefix(Method):
         blocks = [b for _, b in reversed(delta.blocks()) if isinstance(b, PrefixedAttention)]
         parts = [t.detach().cpu().transpose(0, 1).flatten(1) for b in blocks for t in b.prefix()]
         heads, _, width = blocks[0].shape
-        import torch  # noqa: PLC0415
+        import torch
 
         config = {
             "peft_type": "PREFIX_TUNING",
@@ -111,4 +111,6 @@ class Prefix(Method):
             "num_transformer_submodules": 1,
             "prefix_projection": False,
         }
-        return PeftLayout(config=config, tensors={"prompt_embeddings": torch.cat(parts, 1)}, exact=not self.reparameterise)
+        return PeftLayout(
+            config=config, tensors={"prompt_embeddings": torch.cat(parts, 1)}, exact=not self.reparameterise
+        )

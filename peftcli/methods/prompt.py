@@ -44,15 +44,16 @@ class Prompt(Method):
     """Before every token, or after the first; auto is after the first where the first token is pooled (encoders)."""
 
     def sizes(self, anatomy: Anatomy) -> dict[str, int]:
-        if anatomy.max_positions is not None and self.prompt_length >= anatomy.max_positions:
+        allowed = anatomy.max_positions
+        if allowed is not None and self.prompt_length >= allowed:
             raise MethodError(
-                f"method.prompt_length is {self.prompt_length}, but {anatomy.family} has {anatomy.max_positions} positions",
+                f"method.prompt_length is {self.prompt_length}, but {anatomy.family} has {allowed} positions",
                 hint="Write a shorter prompt: the text needs positions too.",
             )
         return {"embeddings": self.prompt_length * anatomy.embedding_width}
 
     def attach(self, base: BaseModel) -> None:
-        from peftcli.blocks.soft_prompt import SoftPrompt  # noqa: PLC0415  # torch only when something is computed
+        from peftcli.blocks.soft_prompt import SoftPrompt  # torch only when something is computed
 
         if not base.anatomy.vocabulary:
             raise MethodError(f"prompt needs token embeddings, and {base.anatomy.family} has none")
@@ -60,9 +61,8 @@ class Prompt(Method):
         block = SoftPrompt(
             base.module(sites[0]),
             "embeddings",
-            length=self.prompt_length,
+            shape=(self.prompt_length, base.anatomy.embedding_width),
             vocabulary=base.anatomy.vocabulary,
-            width=base.anatomy.embedding_width,
             start=self.start,
         )
         for site in sites:  # an encoder and a decoder look their tokens up in one table
@@ -74,12 +74,12 @@ class Prompt(Method):
 
     def peft_layout(self, delta: Delta) -> PeftLayout | str:
         """Return peft's PROMPT_TUNING form, where peft computes the same."""
-        from peftcli.blocks.soft_prompt import SoftPrompt  # noqa: PLC0415
+        from peftcli.blocks.soft_prompt import SoftPrompt
 
         anatomy = delta.base.anatomy
         if self.virtual_tokens(anatomy).after:
             return "peft puts the prompt before the first token; train with method.placement=start"
-        if anatomy.arch != "decoder" and anatomy.arch != "encoder" or delta.head and anatomy.arch == "decoder":
+        if (anatomy.arch != "decoder" and anatomy.arch != "encoder") or (delta.head and anatomy.arch == "decoder"):
             return f"peft computes something else for prompts on {anatomy.family} here"
         block = next(b for _, b in delta.blocks() if isinstance(b, SoftPrompt))
         config = {

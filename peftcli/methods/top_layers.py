@@ -26,7 +26,9 @@ class TopLayers(Method):
         starts_at_base=True,
         learning_rate=5e-5,
         source="as full fine-tuning",
-        traps=("only the layers train, not the norm after them or a pooler: 25,192,448 for two layers of GPT-2 medium",),
+        traps=(
+            "only the layers train, not the norm after them or a pooler: 25,192,448 for two layers of GPT-2 medium",
+        ),
     )
 
     count_layers: Annotated[int, Field(ge=1)] = 2

@@ -67,4 +67,7 @@ def verify(folder: Path, base: str | None, strict: bool) -> dict[str, Any]:
     from peftcli.base.source import find_source
 
     source = find_source(base, None).folder if base else None
-    return {"folder": str(folder), "checks": [vars(c) if hasattr(c, "__dict__") else c for c in verified(folder, source, strict)]}
+    return {
+        "folder": str(folder),
+        "checks": [vars(c) if hasattr(c, "__dict__") else c for c in verified(folder, source, strict)],
+    }

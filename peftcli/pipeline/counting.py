@@ -1,4 +1,4 @@
-"""``peft params``: what a method would train, from a config alone; and, if asked, from the network built without weights."""
+"""``peft params``: what a method would train, from a config alone and, if asked, from a network without weights."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ def _read(
     target: str, overrides: list[str], method: str | None
 ) -> tuple[dict[str, Any], str, int | None, tuple[Method, ...]]:
     if Path(target).suffix in RECIPES:
-        recipe = read(Path(target), [f"method={{name: {method}}}", *overrides] if method not in (None, ALL) else overrides)
+        recipe = read(
+            Path(target), [f"method={{name: {method}}}", *overrides] if method not in (None, ALL) else overrides
+        )
         return read_config(recipe.base.name), recipe.data.task, _labels(recipe), read_methods(recipe.method)
     config = read_config(target)
     if method is None:
@@ -81,7 +83,13 @@ def _row(methods: tuple[Method, ...], anatomy: Anatomy, config: dict[str, Any], 
     try:
         return _count(methods, anatomy, config, **asked)
     except MethodError as error:
-        nothing = {"delta": None, "fraction": None, "fraction_of_all": None, "per_layer": {}, "per_site": {}}
+        nothing: dict[str, Any] = {
+            "delta": None,
+            "fraction": None,
+            "fraction_of_all": None,
+            "per_layer": {},
+            "per_site": {},
+        }
         own = {"base": anatomy.size, "head": anatomy.head_size, "settings": _settings(methods), "target": None}
         return {"method": _name(methods), **own, **nothing, "counted": False, "note": error.problems[0].what}
 

@@ -76,13 +76,17 @@ def _rows(opened: Opened, request: EvaluationRequest) -> Table:
             raise DataError(problems[:10])
         return table
     if opened.recipe is None:
-        raise RecipeError("there is no recipe beside this delta to say what its data is", hint="Name files with --data.")
+        raise RecipeError(
+            "there is no recipe beside this delta to say what its data is", hint="Name files with --data."
+        )
     recipe = read(opened.recipe)
     splits = load_data(recipe.data, recipe.seed)
     found: Table | None = getattr(splits, request.split)
     if found is None:
         raise RecipeError(
-            f"the recipe of this run has no {request.split} data", where=str(opened.recipe), hint="Name files with --data."
+            f"the recipe of this run has no {request.split} data",
+            where=str(opened.recipe),
+            hint="Name files with --data.",
         )
     return found
 

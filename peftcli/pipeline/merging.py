@@ -110,8 +110,8 @@ def _rows(artifact: Artifact, options: MergeOptions) -> Table:
 
 
 def _check(artifact: Artifact, out: Path, rows: Table, options: MergeOptions) -> dict[str, Any]:
-    from peftcli.pipeline.opening import open_target, prepare_for
     from peftcli.delta.delta import attach
+    from peftcli.pipeline.opening import open_target, prepare_for
 
     adapted = prepare_for(artifact)
     delta = attach(artifact.methods, adapted.base, seed=artifact.manifest.seed)

@@ -14,7 +14,7 @@ FAR = 30  # times the published rate
 
 
 def learning_rates(training: TrainingSection, delta: Delta, progress: Progress) -> dict[str, float]:
-    """Return address -> peak learning rate: the recipe's, else each method's published one; the head may have its own."""
+    """Return address -> peak learning rate: the recipe's, else each method's published one; a head's may differ."""
     for method in delta.methods:
         _warn(method, training.learning_rate, progress)
     rates = {a: training.learning_rate or delta.owners[a].learning_rate for a in delta.parameters}

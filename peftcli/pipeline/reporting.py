@@ -77,7 +77,9 @@ def artifact_contents(run: Run, delta: Delta) -> ArtifactContents:
         task=task.manifest(),
         counts=parameters(delta, delta.size),
         seed=run.recipe.seed,
-        export=export(delta, base=source.label if source.kind == "hub" else None, revision=source.commit, task=task.name),
+        export=export(
+            delta, base=source.label if source.kind == "hub" else None, revision=source.commit, task=task.name
+        ),
     )
 
 

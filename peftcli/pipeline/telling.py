@@ -39,6 +39,5 @@ def tell_delta(run: Run, delta: Delta) -> None:
     """Say what trains."""
     names = " + ".join(m.name for m in delta.methods)
     head = f", and a head of {delta.head_size:,}" if delta.head_size else ""
-    run.progress.note(
-        f"method   {names}: {delta.size:,} trainable parameters, {100 * delta.size / delta.base.size:.4g} % of the base{head}"
-    )
+    share = 100 * delta.size / delta.base.size
+    run.progress.note(f"method   {names}: {delta.size:,} trainable parameters, {share:.4g} % of the base{head}")

@@ -107,7 +107,7 @@ def _prepare(recipe: Recipe, folder: Path, progress: Progress) -> Run:
     from peftcli.pipeline import telling
 
     splits = load_data(recipe.data, recipe.seed)
-    splits.task.check_metrics([m for m in recipe.evaluation.metrics or ()])
+    splits.task.check_metrics(list(recipe.evaluation.metrics or ()))
     prepared = prepare(recipe.base, splits.task, methods_of(recipe), seed=recipe.seed)
     tables = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     run = Run(

@@ -55,7 +55,7 @@ class Pair:
                 loss = (out - target).pow(2).mean()
                 loss.backward()
                 optimizer.step()
-                losses.append(float(loss))
+                losses.append(loss.item())
             curves.append(losses)
         assert curves[0][0] > curves[0][-1]
         return max(abs(a - b) for a, b in zip(*curves, strict=True))

@@ -34,7 +34,10 @@ GPT3 = {"model_type": "gpt2", "n_layer": 96, "n_embd": 12288, "n_head": 96}
     ],
 )
 def test_the_count_is_the_closed_form(config, biases, expected):
-    assert Bitfit(biases=biases).count(Anatomy.of(config, task="classification" if config is not GPT3 else None)) == expected
+    assert (
+        Bitfit(biases=biases).count(Anatomy.of(config, task="classification" if config is not GPT3 else None))
+        == expected
+    )
 
 
 def test_all_biases_train_and_nothing_else():

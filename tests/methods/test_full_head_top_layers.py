@@ -24,7 +24,7 @@ def losses(network, parameters) -> list[float]:
         loss = network(**tiny_batch("bert")).logits.pow(2).mean()
         loss.backward()
         optimizer.step()
-        found.append(float(loss))
+        found.append(loss.item())
     return found
 
 
@@ -53,7 +53,9 @@ def test_two_layers_of_gpt2_medium_are_the_published_25_million():
 def test_lower_layers_get_no_gradient():
     delta = attach((TopLayers(count_layers=1),), tiny_base("bert", "classification"), seed=0)
     delta.base.network(**tiny_batch("bert")).logits.sum().backward()
-    assert all(p.grad is None for n, p in delta.base.network.named_parameters() if ".layer.0." in n or "embeddings" in n)
+    assert all(
+        p.grad is None for n, p in delta.base.network.named_parameters() if ".layer.0." in n or "embeddings" in n
+    )
 
 
 def test_more_layers_than_there_are_is_refused():

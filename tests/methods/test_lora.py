@@ -45,14 +45,16 @@ def test_logits_gradients_and_twenty_steps_equal_those_of_peft(family):
     logits = both.largest_logit_difference()
     gradients = both.largest_gradient_difference()
     losses = both.largest_loss_difference()
-    print(f"{family:6s} max |difference| to peft: logits {logits:.1e}, gradients {gradients:.1e}, 20 losses {losses:.1e}")
+    print(
+        f"{family:6s} max |difference| to peft: logits {logits:.1e}, gradients {gradients:.1e}, 20 losses {losses:.1e}"
+    )
     assert logits <= 1e-5
     assert gradients <= 1e-5
     assert losses <= 1e-5
 
 
 @torch.no_grad()
-def test_the_weight_moves_by_alpha_over_rank_times_B_A():
+def test_the_weight_moves_by_alpha_over_rank_times_the_product():
     base = tiny_base("bert", "classification")
     weights = {s.path: base.parameter(s).clone() for s in base.sites(("W_q",))}
     delta = attach((Lora(rank=4, alpha=6.0, target_modules=("W_q",)),), base, seed=0)

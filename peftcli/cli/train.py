@@ -66,14 +66,15 @@ def run(
 
 def _show(folder: Path) -> None:
     """Show the report that was written: every view is one of report.json."""
+    from peftcli.report.comparison import side_by_side
     from peftcli.report.outline import headline
     from peftcli.report.report import read_report
-    from peftcli.report.tables import metrics_table, parameter_table
+    from peftcli.report.tables import metrics_table
 
     report = read_report(folder)
     console.data(headline(report))
     console.data("")
     console.table(metrics_table(report))
     console.data("")
-    console.table(parameter_table(report))
+    console.data(side_by_side([report]).to_text())
     console.data(f"\nreport: {folder / 'report.html'}")

@@ -1,0 +1,108 @@
+"""Every shipped recipe trains for a few steps on a tiny base, and stands by the rules of recipes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny import save_tiny
+
+from peftcli.delta.method import Method
+from peftcli.delta.registry import all_methods
+from peftcli.pipeline.progress import Silent
+from peftcli.pipeline.reading import read
+from peftcli.pipeline.training import TrainOptions, train
+from peftcli.recipe.schema import schema
+
+FOLDER = Path(__file__).parents[1] / "recipes"
+RECIPES = sorted(FOLDER.glob("*.yaml"))
+FAMILIES = {"classification": ("bert", "classification"), "causal-lm": ("llama", "causal-lm")}
+WORDS = ["the", "book", "card", "room", "is", "lost", "open", "late", "new", "my", "when", "where"]
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory) -> dict[str, Path]:
+    """Tiny bases with a tokenizer of a few words, by task."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    found = {}
+    for task, (family, kind) in FAMILIES.items():
+        folder = save_tiny(tmp_path_factory.mktemp(task), family, kind if task == "causal-lm" else None)
+        vocabulary = {word: i for i, word in enumerate(["[PAD]", "<s>", "</s>", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "<s>", "eos_token": "</s>"}
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+        found[task] = folder
+    return found
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> dict[str, Path]:
+    """A few rows for every task."""
+    folder = tmp_path_factory.mktemp("rows")
+    texts = [" ".join(WORDS[i : i + 4]) for i in range(8)]
+    forms = {
+        "classification": [{"text": t, "label": f"label {i % 3}"} for i, t in enumerate(texts)],
+        "causal-lm": [{"prompt": t, "completion": "lost book"} for t in texts],
+    }
+    found = {}
+    for task, lines in forms.items():
+        found[task] = folder / f"{task}.jsonl"
+        found[task].write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return found
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_a_recipe_trains_on_a_tiny_base(path, bases, rows, tmp_path):
+    plan = read(path)
+    task = plan.data.task
+    small = [
+        f"base.name={bases[task]}",
+        f"data.train={rows[task]}",
+        f"data.validation={rows[task]}",
+        "data.max_length=12",
+        "training.epochs=null",
+        "training.steps=4",
+        "training.batch_size=4",
+        "training.warmup=0",
+        *_sizes(plan.method),
+    ]
+    finished = train(read(path, small), TrainOptions(out=tmp_path / "run"), Silent())
+    assert finished.report["training"]["steps"] == 4
+    assert finished.report["proofs"]["frozen_tensors_moved"] == 0
+    assert (tmp_path / "run/delta/delta.safetensors").exists()
+    assert (tmp_path / "run/report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def _sizes(methods) -> list[str]:
+    """Make every method small enough for a tiny base."""
+    prefixes = ["method"] if len(methods) == 1 else [f"method.{i}" for i in range(len(methods))]
+    found = []
+    for prefix, method in zip(prefixes, methods, strict=True):
+        assert isinstance(method, Method)
+        setting = method.card.size_setting
+        if setting:
+            found.append(f"{prefix}.{setting}={1 if setting == 'count_layers' else 2}")
+    return found
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_a_recipe_says_what_it_does_and_how_to_run_it(path):
+    header, what, how = path.read_text(encoding="utf-8").splitlines()[:3]
+    assert header == "# yaml-language-server: $schema=recipe.schema.json"
+    assert what.startswith("# ")
+    assert what.endswith(".")
+    assert how == f"# peft train recipes/{path.name}"
+
+
+def test_there_is_a_recipe_for_every_method():
+    shown = {method.name for path in RECIPES for method in read(path).method}
+    assert shown == set(all_methods())
+
+
+def test_the_shipped_schema_is_the_one_that_peft_schema_prints():
+    shipped = json.loads((FOLDER / "recipe.schema.json").read_text(encoding="utf-8"))
+    assert shipped == schema(all_methods())

@@ -48,10 +48,12 @@ class Batch:
 class Batches:
     """The batches of a run as one process of ``world`` sees them.
 
-    The order and the members of every global batch depend on the seed alone. Process ``rank`` takes every
-    ``world``-th example, sorts its share by length (pieces of equal lengths need less padding, and the gradient of
-    a sum does not mind) and cuts it into pieces of at most ``micro_batch_size``. The last batch of an epoch may be
-    smaller, and leaves a process without pieces where it has fewer examples than there are processes.
+    The order and the members of every global batch depend on the seed alone. It is sorted by length (pieces of equal
+    lengths need less padding, and the gradient of a sum does not mind) and cut into pieces of at most
+    ``micro_batch_size``, of which process ``rank`` takes every ``world``-th: as long as the number of processes
+    divides the number of pieces, any number of processes computes the same pieces, and only the order of summation
+    tells them apart. The last batch of an epoch may be smaller, and leaves a process without pieces where it has
+    fewer examples than there are processes.
     """
 
     examples: Examples
@@ -85,9 +87,9 @@ class Batches:
         start = position.index * self.batch_size
         whole = _order(len(self.examples), self.seed, position.epoch)[start : start + self.batch_size]
         items = self.examples.items
-        share = sorted((items[index] for index in whole[self.rank :: self.world]), key=_length)
+        pieces = _pieces(sorted((items[index] for index in whole), key=_length), self.micro_batch_size, self.world)
         return Batch(
-            micro=[self.task.collate(piece, self.pad, self.virtual) for piece in _pieces(share, self.micro_batch_size)],
+            micro=[self.task.collate(piece, self.pad, self.virtual) for piece in pieces[self.rank :: self.world]],
             items=sum(self._items[index] for index in whole),
             examples=len(whole),
             tokens=sum(items[index].length for index in whole),
@@ -123,8 +125,8 @@ def _length(example: Example) -> int:
     return example.length
 
 
-def _pieces(share: Sequence[Example], most: int) -> list[Sequence[Example]]:
-    """Cut ``share`` into as few pieces of at most ``most`` as will do, their sizes equal but for one."""
-    count = -(-len(share) // most)
-    bounds = [len(share) * piece // count for piece in range(count + 1)] if count else []
-    return [share[start:end] for start, end in pairwise(bounds)]
+def _pieces(batch: Sequence[Example], most: int, world: int) -> list[Sequence[Example]]:
+    """Cut ``batch`` into as few pieces of at most ``most`` as all processes can share evenly, nearly equal in size."""
+    count = min(world * -(-len(batch) // (most * world)), len(batch))
+    bounds = [len(batch) * piece // count for piece in range(count + 1)]
+    return [batch[start:end] for start, end in pairwise(bounds)]

@@ -28,7 +28,7 @@ def make_accelerator(training: TrainingSection, dtype: torch.dtype) -> Accelerat
 
     # A method may leave a trained tensor out of some batches (a gate that is shut, a layer that is dropped).
     # The buffers of a frozen network are equal everywhere and stay so.
-    parallel = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    parallel = DistributedDataParallelKwargs(find_unused_parameters=True, forward_sync_buffers=False)
     return Accelerator(
         mixed_precision=MIXED[precision(training, dtype)],
         cpu=not torch.cuda.is_available(),

@@ -27,8 +27,7 @@ def make_accelerator(training: TrainingSection, dtype: torch.dtype) -> Accelerat
     from accelerate.utils import DistributedDataParallelKwargs
 
     # A method may leave a trained tensor out of some batches (a gate that is shut, a layer that is dropped).
-    # The buffers of a frozen network are equal everywhere and stay so.
-    parallel = DistributedDataParallelKwargs(find_unused_parameters=True, forward_sync_buffers=False)
+    parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(
         mixed_precision=MIXED[precision(training, dtype)],
         cpu=not torch.cuda.is_available(),

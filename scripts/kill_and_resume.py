@@ -79,7 +79,8 @@ def main() -> int:
             good = equal(folder, reference)
             same += good
             found = steps[-1] if steps else "no checkpoint yet"
-            print(f"kill {kills:2d} after {moment:5.1f} s ({found}): {'identical' if good else 'DIFFERENT'}", flush=True)
+            verdict = "identical" if good else "DIFFERENT"
+            print(f"kill {kills:2d} after {moment:5.1f} s ({found}): {verdict}", flush=True)
     print(f"{same}/{kills} resumed runs are bit-identical to the undisturbed one")
     return 0 if same == kills else 1
 

@@ -22,7 +22,8 @@ TINY = dict(FAMILIES)
 def small(method: type[Method]) -> Method:
     """Return a method at a size that fits a tiny network, flat where it has a choice."""
     setting = method.card.size_setting
-    return method(**({setting: 1 if setting == "count_layers" else SIZE} if setting else {}))
+    size = 1 if setting == "count_layers" else SIZE * method().size_step
+    return method(**({setting: size} if setting else {}))
 
 
 def task_of(family: str) -> str | None:
@@ -176,8 +177,10 @@ def test_what_trains_gets_gradients_and_what_is_frozen_stays(cell):
     frozen = {n: p.detach().clone() for n, p in delta.base.network.named_parameters() if not p.requires_grad}
     before = {a: p.detach().clone() for a, p in delta.trained().items()}
     reached = train(delta, cell[1])
-    without = {a for a in delta.trained().keys() - reached if not _needs_no_gradient(a, cell[1])}
-    assert not without
+    expected = {a for a in delta.trained() if not _needs_no_gradient(a, cell[1])}
+    # The few units of a tiny network may all be off at one start; then another one must reach them.
+    others = (train(adapted(*cell, seed=seed), cell[1]) for seed in range(1, 8))
+    assert expected <= reached or any(expected <= reached | other for other in others)
     assert all(not torch.equal(before[a], p) for a, p in delta.trained().items() if a in reached)
     now = dict(delta.base.network.named_parameters())
     assert all(torch.equal(p, now[n]) for n, p in frozen.items())
@@ -201,18 +204,20 @@ def test_gradient_checkpointing_changes_nothing(cell):
     if not saving.base.network.supports_gradient_checkpointing:
         pytest.skip("the family cannot checkpoint")
     for delta in (plain, saving):
-        _without_dropout(delta.base.network.train())
+        # In float64 what is left between the two is no rounding that has to be allowed for.
+        _without_dropout(delta.base.network.train().double())
     saving.base.network.activation_checkpointing_enable({"use_reentrant": False})
     caches = {} if family in ("vit", "deit", "clip", "clip_vision_model") else {"use_cache": False}
     if TINY[family]["model_type"] in ("bert", "roberta", "electra", "distilbert", "deberta-v2"):
         caches = {}
     for delta in (plain, saving):
         randomise(delta)
-        output(delta, {**batch_for(delta, family), **caches}).pow(2).mean().backward()
+        batch = {n: t.double() if t.is_floating_point() else t for n, t in batch_for(delta, family).items()}
+        output(delta, {**batch, **caches}).pow(2).mean().backward()
     for one, other in zip(plain.trained().values(), saving.trained().values(), strict=True):
         assert (one.grad is None) == (other.grad is None)
         if one.grad is not None:
-            torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5 * float(one.grad.abs().max()) + 1e-7)
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-7, atol=1e-9)
 
 
 def _without_dropout(network: torch.nn.Module) -> None:

@@ -85,7 +85,7 @@ def _sizes(methods) -> list[str]:
         assert isinstance(method, Method)
         setting = method.card.size_setting
         if setting:
-            found.append(f"{prefix}.{setting}={1 if setting == 'count_layers' else 2}")
+            found.append(f"{prefix}.{setting}={1 if setting == 'count_layers' else 2 * method.size_step}")
     return found
 
 

@@ -127,7 +127,7 @@ def _folds(delta: Delta) -> dict[str, tuple[tuple[Block, str], ...]]:
     found: dict[str, list[tuple[Block, str]]] = defaultdict(list)
     for path, block in delta.blocks():
         names = block.folds()
-        if not names:
+        if not names and block.own_parameters():
             raise MethodError(f"{block.address} cannot be merged: it is not a change of weights", hint=KEEP)
         module = ".".join(part for part in path.split(".") if part != "wrapped")
         for name in names:

@@ -194,6 +194,11 @@ class Anatomy:
         """
         return self._site_map.find(names, layers, cross)
 
+    def layer_path(self, site: Site) -> str:
+        """Return the path of the layer that a site is in, relative to the backbone."""
+        plan = next(p for p in self.architecture.stacks if p.name == site.stack)
+        return plan.block.format(i=site.layer)
+
     def address(self, path: str) -> str:
         """Return the address of a parameter; a name that is not the base model's is its own address."""
         return self._addresses.get(path) or path.removeprefix(OUTSIDE)

@@ -60,6 +60,20 @@ class BaseModel:
         assert site.out, f"{site} is not a sublayer"
         return self._network_name(site.out)
 
+    def norm(self, site: Site) -> str:
+        """Return the path of a sublayer's norm: before it, or behind its residual add.
+
+        Raises:
+            MethodError: The norm is not known.
+        """
+        place = (site.stack, site.layer, site.cross, False)
+        norms = self.sites((f"{site.name}_norm",))
+        return self.path(next(n for n in norms if (n.stack, n.layer, n.cross, n.post) == place))
+
+    def layer(self, site: Site) -> str:
+        """Return the path of the whole layer that a site is in."""
+        return self._network_name(self.anatomy.layer_path(site))
+
     def module(self, place: Site | str) -> nn.Module:
         """Return what sits at a place: the network's own module, or the outermost block around it."""
         parent, name = self._parent(place)

@@ -1,14 +1,17 @@
-"""Trained keys and values in front of an attention's own, put in where transformers computes attention.
+"""Trained keys and values beside an attention's own, put in where transformers computes attention.
 
 Inside the attention function a prefix needs no key-value cache, shifts no position, and knows no model: the same code
-serves encoders, decoders, cross-attention and vision, generation with a cache and gradient checkpointing.
+serves encoders, decoders, cross-attention and vision, generation with a cache and gradient checkpointing. A prefix may
+share the softmax of the real keys (``PrefixedAttention``) or add a term that has one of its own (``gated_prompt``).
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +23,58 @@ from peftcli.base.sites import Site
 from peftcli.delta.block import Block, innermost
 
 KEY = "peftcli_prefixes"  # where an attention module finds its prefixes while its block runs it
+
+Attended = tuple[Tensor, Tensor | None]  # (batch, queries, query heads, head_width), and weights if there are some
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What queries see. Shapes: key, value (batch, key/value heads, keys, head_width); mask (..., queries, keys)."""
+
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    kwargs: dict[str, Any]
+
+
+Attention = Callable[[Sight], Attended]
+
+
+class Beside(Protocol):
+    """What stands beside an attention while it is computed."""
+
+    def widened(self, module: nn.Module, query: Tensor, sight: Sight) -> Sight:
+        """Return what the queries see, in one softmax with the real keys."""
+
+    def extended(self, attention: Attention, sight: Sight, attended: Tensor) -> Tensor:
+        """Return the attention's result with what has a softmax of its own; ``sight`` is without any prefix."""
+
+
+class AttentionBlock(Block):
+    """Wraps an attention module and stands beside it where attention is computed; by default it changes nothing."""
+
+    def widened(self, module: nn.Module, query: Tensor, sight: Sight) -> Sight:
+        """Return what the queries see, in one softmax with the real keys."""
+        return sight
+
+    def extended(self, attention: Attention, sight: Sight, attended: Tensor) -> Tensor:
+        """Return the attention's result with what has a softmax of its own; ``sight`` is without any prefix."""
+        return attended
+
+    def adapted(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        beside = innermost(self.wrapped).__dict__.setdefault(KEY, [])
+        beside.append(self)
+        try:
+            return self.wrapped(*args, **kwargs)
+        finally:
+            beside.pop()
+
+
+class Start(Protocol):
+    """What prefixes may start as."""
+
+    def of(self, attention: nn.Module, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return keys and values for one attention, each (key/value heads, prefix_length, head_width)."""
 
 
 class PrefixEncoder(nn.Module):
@@ -45,14 +100,23 @@ class PrefixEncoder(nn.Module):
         return torch.tanh(self.project(self.embedding))
 
 
-class PrefixedAttention(Block):
+class PrefixedAttention(AttentionBlock):
     """Wraps an attention module; every query also sees ``length`` trained keys and values.
 
     Shapes: keys and values (key/value heads, prefix_length, head_width).
     """
 
-    def __init__(self, wrapped: nn.Module, site: Site, *, length: int, encoder: PrefixEncoder | None) -> None:
+    def __init__(
+        self,
+        wrapped: nn.Module,
+        site: Site,
+        *,
+        length: int,
+        encoder: PrefixEncoder | None,
+        start: Start | None = None,
+    ) -> None:
         super().__init__(wrapped, site.address)
+        self.start = start
         assert site.heads is not None
         self.shape = (site.heads.key_value, length, site.heads.width)
         self.encoder = encoder
@@ -63,8 +127,14 @@ class PrefixedAttention(Block):
         else:
             self.expand = nn.Linear(encoder.project.out_features, 2 * site.heads.key_value * site.heads.width)
 
+    @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        if self.encoder is None:
+        if self.start is not None:
+            keys, values = self.start.of(innermost(self.wrapped), generator)
+            self.keys.copy_(keys)
+            self.values.copy_(values)
+            self.start = None
+        elif self.encoder is None:
             nn.init.normal_(self.keys, generator=generator)
             nn.init.normal_(self.values, generator=generator)
         else:
@@ -88,14 +158,18 @@ class PrefixedAttention(Block):
             del self.expand
             self.keys, self.values = nn.Parameter(keys), nn.Parameter(values)
 
-    def adapted(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        attention = innermost(self.wrapped)
-        prefixes = attention.__dict__.setdefault(KEY, [])
-        prefixes.append(self)
-        try:
-            return self.wrapped(*args, **kwargs)
-        finally:
-            prefixes.pop()
+    def widened(self, module: nn.Module, query: Tensor, sight: Sight) -> Sight:
+        keys, values = (t.to(sight.key.dtype).expand(len(query), -1, -1, -1) for t in self.prefix())
+        mask = _explicit_mask(module, query, sight)
+        added = (*mask.shape[:-1], keys.shape[2])
+        seen = mask.new_ones(added) if mask.dtype == torch.bool else mask.new_zeros(added)
+        kwargs = {**sight.kwargs, "is_causal": False} if sight.kwargs.get("is_causal") else sight.kwargs
+        bias = kwargs.get("position_bias")
+        if bias is not None:  # T5's relative positions: a prefix has none
+            kwargs = {**kwargs, "position_bias": torch.cat([bias.new_zeros(*bias.shape[:-1], keys.shape[2]), bias], -1)}
+        return Sight(
+            torch.cat([keys, sight.key], 2), torch.cat([values, sight.value], 2), torch.cat([seen, mask], -1), kwargs
+        )
 
 
 def install(network: PreTrainedModel) -> None:
@@ -129,13 +203,9 @@ def attend_sdpa(
     value: Tensor,
     attention_mask: Tensor | None,
     **kwargs: Any,  # noqa: ANN401
-) -> tuple[Tensor, Tensor | None]:
+) -> Attended:
     """Attend with torch's fused attention, prefixes included."""
-    sight = _with_prefixes(module, query, _Sight(key, value, attention_mask, kwargs))
-    attended: tuple[Tensor, None] = sdpa_attention_forward(
-        module, query, sight.key, sight.value, sight.mask, **sight.kwargs
-    )
-    return attended
+    return _attend(sdpa_attention_forward, module, query, Sight(key, value, attention_mask, kwargs))
 
 
 def attend_eager(
@@ -145,45 +215,29 @@ def attend_eager(
     value: Tensor,
     attention_mask: Tensor | None,
     **kwargs: Any,  # noqa: ANN401
-) -> tuple[Tensor, Tensor | None]:
+) -> Attended:
     """Attend with the family's own eager function (Gemma 2's soft cap lives only there), prefixes included."""
-    sight = _with_prefixes(module, query, _Sight(key, value, attention_mask, kwargs))
-    eager: Any = vars(sys.modules[type(module).__module__])["eager_attention_forward"]
-    attended: tuple[Tensor, Tensor] = eager(module, query, sight.key, sight.value, sight.mask, **sight.kwargs)
-    return attended
+    eager = vars(sys.modules[type(module).__module__])["eager_attention_forward"]
+    return _attend(eager, module, query, Sight(key, value, attention_mask, kwargs))
 
 
-@dataclass(frozen=True)
-class _Sight:
-    """What queries see. Shapes: key, value (batch, key/value heads, keys, head_width); mask (..., queries, keys)."""
-
-    key: Tensor
-    value: Tensor
-    mask: Tensor | None
-    kwargs: dict[str, Any]
-
-
-def _with_prefixes(module: nn.Module, query: Tensor, sight: _Sight) -> _Sight:
-    for prefix in module.__dict__.get(KEY, ()):
-        sight = _with_prefix(prefix, module, query, sight)
-    return sight
+def _attend(function: Callable[..., Attended], module: nn.Module, query: Tensor, sight: Sight) -> Attended:
+    beside: Sequence[Beside] = module.__dict__.get(KEY, ())
+    wide = sight
+    for one in beside:
+        wide = one.widened(module, query, wide)
+    attention = partial(_compute, function, module, query)
+    attended, weights = attention(wide)
+    for one in beside:
+        attended = one.extended(attention, sight, attended)
+    return attended, weights
 
 
-def _with_prefix(prefix: PrefixedAttention, module: nn.Module, query: Tensor, sight: _Sight) -> _Sight:
-    keys, values = (t.to(sight.key.dtype).expand(len(query), -1, -1, -1) for t in prefix.prefix())
-    mask = _explicit_mask(module, query, sight)
-    added = (*mask.shape[:-1], keys.shape[2])
-    seen = mask.new_ones(added) if mask.dtype == torch.bool else mask.new_zeros(added)
-    kwargs = {**sight.kwargs, "is_causal": False} if sight.kwargs.get("is_causal") else sight.kwargs
-    bias = kwargs.get("position_bias")
-    if bias is not None:  # T5's relative positions: a prefix has none
-        kwargs = {**kwargs, "position_bias": torch.cat([bias.new_zeros(*bias.shape[:-1], keys.shape[2]), bias], -1)}
-    return _Sight(
-        torch.cat([keys, sight.key], 2), torch.cat([values, sight.value], 2), torch.cat([seen, mask], -1), kwargs
-    )
+def _compute(function: Callable[..., Attended], module: nn.Module, query: Tensor, sight: Sight) -> Attended:
+    return function(module, query, sight.key, sight.value, sight.mask, **sight.kwargs)
 
 
-def _explicit_mask(module: nn.Module, query: Tensor, sight: _Sight) -> Tensor:
+def _explicit_mask(module: nn.Module, query: Tensor, sight: Sight) -> Tensor:
     """Return a mask in any case: with none, scaled dot-product attention crops keys longer than the queries."""
     if sight.mask is not None:
         return sight.mask

@@ -7,11 +7,14 @@ from torch import nn
 
 from peftcli.base.sites import Site
 from peftcli.blocks.weight_delta import add_to_rows, overlaps
-from peftcli.delta.block import Block
+from peftcli.delta.block import Block, Order
 
 
 class BiasShift(Block):
     """Shapes: shift (d_out,). It starts at zero, so training starts at the base model."""
+
+    order = Order.BIAS
+    site: Site
 
     def __init__(self, wrapped: nn.Module, site: Site) -> None:
         super().__init__(wrapped, site.address)

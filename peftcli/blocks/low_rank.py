@@ -28,8 +28,11 @@ class LowRank(WeightDelta):
         nn.init.zeros_(self.B)
 
     def branch(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.dropout(x, self.dropout, self.training) if self.dropout else x
-        return F.linear(F.linear(x, self.A), self.B) * self.scale
+        return F.linear(F.linear(self.dropped(x), self.A), self.B) * self.scale
+
+    def dropped(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``x`` with some of its numbers dropped, in training."""
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
     def delta_rows(self, rows: slice) -> torch.Tensor:
         return self.scale * (self.B[rows] @ self.A)

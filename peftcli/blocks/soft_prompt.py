@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle, islice
 from typing import Literal
 
 import torch
@@ -9,11 +10,13 @@ from torch import nn
 
 from peftcli.delta.block import Block
 
-Start = Literal["vocabulary", "random"]
+Start = Literal["vocabulary", "uniform", "normal"] | tuple[int, ...]
 
 
 class SoftPrompt(Block):
     """Wraps the token embedding; rows without virtual tokens are embedded exactly as by the base.
+
+    The prompt starts as rows of the embedding (drawn at random, or those of given tokens), or as random numbers.
 
     Shapes: prompt (prompt_length, embedding_width).
     """
@@ -29,12 +32,20 @@ class SoftPrompt(Block):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        if self.start == "random":
+        if self.start == "uniform":
             nn.init.uniform_(self.prompt, -0.5, 0.5, generator=generator)
             return
-        ids = torch.randint(self.vocabulary, (len(self.prompt),), generator=generator)
+        if self.start == "normal":
+            nn.init.normal_(self.prompt, std=0.02, generator=generator)
+            return
+        drawn = self.start == "vocabulary"
+        ids = torch.randint(self.vocabulary, (len(self.prompt),), generator=generator) if drawn else self._given()
         # Through the module and not its weight: Gemma and BART scale inside their embedding's forward.
         self.prompt.copy_(self.wrapped(ids.to(self.prompt.device)))
+
+    def _given(self) -> torch.Tensor:
+        """Return the ids of the tokens to start from: repeated until there are enough, or cut."""
+        return torch.tensor(list(islice(cycle(self.start), len(self.prompt))))
 
     def adapted(self, ids: torch.Tensor) -> torch.Tensor:
         virtual = ids >= self.vocabulary

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from peftcli.base.sites import Site
-from peftcli.delta.block import Block
+from peftcli.delta.block import Block, Order
 
 
 class WeightDelta(Block):
@@ -20,9 +20,17 @@ class WeightDelta(Block):
         delta: (d_out, d_in); in a fused projection d_out counts the rows of this site's part alone.
     """
 
+    order = Order.WEIGHT
+    site: Site
+
     def __init__(self, wrapped: nn.Module, site: Site) -> None:
         super().__init__(wrapped, site.address)
         self.site = site
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """How the delta is held."""
+        return next(self.parameters(recurse=False)).dtype
 
     def branch(self, x: torch.Tensor) -> torch.Tensor:
         """Return what the delta adds for ``x``. Shapes: x (..., d_in); returns (..., d_out)."""
@@ -39,7 +47,7 @@ class WeightDelta(Block):
     def adapted(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.wrapped(x)
         # The delta is float32 even on a bfloat16 base: the branch is computed so, and its result cast back.
-        dy = self.branch(x.to(next(self.parameters(recurse=False)).dtype)).to(y.dtype)
+        dy = self.branch(x.to(self.dtype)).to(y.dtype)
         return add_to_rows(y, dy, self.site)
 
     def folds(self) -> tuple[str, ...]:

@@ -17,7 +17,10 @@ _FILLERS = {"token_type_ids": 0, "labels": IGNORED}
 
 
 class VirtualTokens(Protocol):
-    """Ids from ``first_id`` on, beyond the vocabulary, that stand in every row after its first ``after`` tokens."""
+    """Ids from ``first_id`` on, beyond the vocabulary, that stand in every row after its first ``after`` tokens.
+
+    The last ``infix`` of them stand after the row's prompt: before its first label, or at its end where it has none.
+    """
 
     @property
     def count(self) -> int:
@@ -30,6 +33,10 @@ class VirtualTokens(Protocol):
     @property
     def after(self) -> int:
         """How many real tokens stand before them."""
+
+    @property
+    def infix(self) -> int:
+        """How many of them stand after the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +119,19 @@ def _row(example: Example, key: str, virtual: VirtualTokens | None) -> list[int]
     if virtual is None:
         return ids
     filler = _FILLERS.get(key)
-    inserted = [filler] * virtual.count if filler is not None else _virtual_ids(virtual)
-    return [*ids[: virtual.after], *inserted, *ids[virtual.after :]]
+    given = range(virtual.first_id, virtual.first_id + virtual.count)
+    inserted = list(given) if filler is None else [filler] * virtual.count
+    prefix, prompt = virtual.count - virtual.infix, _prompt_length(example)
+    return [
+        *ids[: virtual.after],
+        *inserted[:prefix],
+        *ids[virtual.after : prompt],
+        *inserted[prefix:],
+        *ids[prompt:],
+    ]
 
 
-def _virtual_ids(virtual: VirtualTokens) -> list[int]:
-    return list(range(virtual.first_id, virtual.first_id + virtual.count))
+def _prompt_length(example: Example) -> int:
+    """Return how many tokens stand before the first label; all of them where no token has one."""
+    labels = example.ids.get("labels", ())
+    return next((i for i, label in enumerate(labels) if label != IGNORED), example.length)

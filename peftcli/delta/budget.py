@@ -53,7 +53,7 @@ def solve(method: Method, anatomy: Anatomy, wanted: int) -> Solved:
     setting = method.card.size_setting
     if setting is None:
         raise MethodError(f"{method.name} has no size setting to solve for: it always trains {method.count(anatomy):,}")
-    low, high = 0, 1
+    low, high = 0, 1  # in steps of the setting
     while high <= LARGEST and (size := _size(method, anatomy, high)) is not None and size <= wanted:
         low, high = high, high * 2
     while high - low > 1:
@@ -61,20 +61,22 @@ def solve(method: Method, anatomy: Anatomy, wanted: int) -> Solved:
         size = _size(method, anatomy, middle)
         low, high = (middle, high) if size is not None and size <= wanted else (low, middle)
     if low == 0:
-        smallest = _size(method, anatomy, 1)
-        raise MethodError(f"a budget of {wanted:,} is too small for {method.name}: {setting}=1 trains {smallest:,}")
-    solved = _at(method, low)
-    return Solved(method=solved, setting=setting, value=low, wanted=wanted, achieved=solved.count(anatomy))
+        smallest = _at(method, 1).count(anatomy)  # which may itself say why it means nothing here
+        least = method.size_step
+        what = f"a budget of {wanted:,} is too small for {method.name}: {setting}={least} trains {smallest:,}"
+        raise MethodError(what)
+    solved, value = _at(method, low), low * method.size_step
+    return Solved(method=solved, setting=setting, value=value, wanted=wanted, achieved=solved.count(anatomy))
 
 
-def _at(method: Method, value: int) -> Method:
+def _at(method: Method, steps: int) -> Method:
     assert method.card.size_setting is not None
-    return type(method).model_validate({**dict(method), method.card.size_setting: value})
+    return type(method).model_validate({**dict(method), method.card.size_setting: steps * method.size_step})
 
 
-def _size(method: Method, anatomy: Anatomy, value: int) -> int | None:
+def _size(method: Method, anatomy: Anatomy, steps: int) -> int | None:
     """Return the count at a size, or None where the base model does not allow that size."""
     try:
-        return _at(method, value).count(anatomy)
+        return _at(method, steps).count(anatomy)
     except (MethodError, ValidationError):
         return None

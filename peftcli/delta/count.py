@@ -44,7 +44,15 @@ class Count:
 
 def closed_form(methods: tuple[Method, ...], anatomy: Anatomy) -> Count:
     """Return the counts from the base model's config alone."""
-    sizes = [item for method in methods for item in method.sizes(anatomy).items()]
+    own = {t.address for t in anatomy.tensors}
+    sizes, unfrozen = [], dict[str, int]()
+    for method in methods:
+        for address, size in method.sizes(anatomy).items():
+            if address in own:
+                unfrozen[address] = size  # a base parameter that two methods train trains once
+            else:
+                sizes.append((address, size))
+    sizes += unfrozen.items()
     return _count(anatomy.size, sum(t.size for t in anatomy.head_tensors), sizes)
 
 

@@ -6,17 +6,20 @@ import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from peftcli.base.base_model import BaseModel
 from peftcli.delta.block import Block
+from peftcli.delta.composition import compose
 from peftcli.delta.method import Method
 from peftcli.errors import ArtifactError, MethodError
 
 BASE = "base."  # addresses of base parameters that train
 HEAD = "head."  # addresses of the head's parameters
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Delta:
         buffers: What travels beside them.
         originals: The pretrained values of those base parameters that train.
         owners: The method that trains a tensor, by address; the head has none.
+        head_start: The head's tensors before training, by address.
     """
 
     methods: tuple[Method, ...]
@@ -38,6 +42,7 @@ class Delta:
     buffers: dict[str, torch.Tensor]
     originals: dict[str, torch.Tensor]
     owners: dict[str, Method]
+    head_start: dict[str, torch.Tensor]
 
     @property
     def size(self) -> int:
@@ -67,6 +72,39 @@ class Delta:
         """Return the blocks with their paths in the network, innermost first."""
         return [(p, m) for p, m in reversed(list(self.base.network.named_modules())) if isinstance(m, Block)]
 
+    def blocks_of(self, method: Method) -> list[Block]:
+        """Return the blocks that ``method`` made."""
+        labels = self._labels()
+        return [b for _, b in self.blocks() if labels.get(b.address.partition(".")[0]) is method]
+
+    @property
+    def phases(self) -> int:
+        """How many phases training has; a method with fewer than the others stays in its last."""
+        return max((m.phases for m in self.methods), default=1)
+
+    def begin_phase(self, phase: int) -> None:
+        """Become what phase ``phase`` (from 0) trains: other tensors, perhaps."""
+        for method in self.methods:
+            if phase < method.phases:
+                method.begin_phase(self, phase)
+        self._note_tensors()
+
+    def before_step(self, step: int, total: int) -> None:
+        """Let every method do what a step needs before its first batch."""
+        for method in self.methods:
+            method.before_step(self, step, total)
+
+    def penalty(self) -> torch.Tensor | None:
+        """Return what all methods together add to the mean loss."""
+        found = [p for m in self.methods if (p := m.penalty(self)) is not None]
+        return torch.stack(found).sum() if found else None
+
+    @torch.no_grad()
+    def reset_head(self) -> None:
+        """Give the head the values it had before training."""
+        for address, parameter in self.head.items():
+            parameter.copy_(self.head_start[address])
+
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
         """Compute with the base model and its (trained) head alone, bit for bit."""
@@ -90,6 +128,10 @@ class Delta:
         Raises:
             ArtifactError: Names or shapes are not those of this delta.
         """
+        shapes = {n: tuple(t.shape) for n, t in state.items()}
+        for _, block in self.blocks():
+            block.make_room(shapes)
+        self._note_tensors()
         own = self._tensors()
         missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         wrong = [n for n in own.keys() & state.keys() if own[n].shape != state[n].shape]
@@ -99,13 +141,29 @@ class Delta:
                 f"{len(wrong)} of another shape (for instance {', '.join((missing + extra + sorted(wrong))[:5])})"
             )
         self._write(state)
+        for _, block in self.blocks():
+            block.check_loaded()
 
     def pack(self) -> Delta:
         """Return the finished delta: what only training needs is dropped, the function stays the same."""
         for _, block in self.blocks():
             block.pack()
         owners = {id(p): self.owners[a] for a, p in self.parameters.items()}
-        return _collect(tuple(m.packed() for m in self.methods), self.base, self.originals, owners)
+        methods = tuple(m.packed() for m in self.methods)
+        return _collect(methods, self.base, self.originals, owners, self.head_start)
+
+    def _labels(self) -> dict[str, Method]:
+        """Return the method behind every label that stands before the addresses of blocks."""
+        return {a.partition(".")[0]: m for a, m in self.owners.items() if not a.startswith(BASE)}
+
+    def _note_tensors(self) -> None:
+        """Note anew what trains and what travels beside it; every method keeps its tensors, old and new."""
+        labels, owners = self._labels(), {id(p): self.owners[a] for a, p in self.parameters.items()}
+        now = _collect(self.methods, self.base, self.originals, owners, self.head_start)
+        owned = {a: labels.get(a.partition(".")[0], method) for a, method in now.owners.items()}
+        _refill(self.parameters, now.parameters)
+        _refill(self.buffers, now.buffers)
+        _refill(self.owners, owned)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         return {**self.parameters, **self.head, **self.buffers}
@@ -118,11 +176,15 @@ class Delta:
 
 
 def attach(methods: tuple[Method, ...], base: BaseModel, *, seed: int) -> Delta:
-    """Attach ``methods`` to ``base``, in order, and note what became trainable.
+    """Attach ``methods`` to ``base`` and note what became trainable.
+
+    However the methods are ordered, their blocks stand around a module as ``Order`` says.
 
     Raises:
-        MethodError: A method has no meaning on this base model, or left nothing to train.
+        MethodError: A method has no meaning on this base model or beside the others, or left nothing to train.
     """
+    if sum(m.virtual_tokens(base.anatomy) is not None for m in methods) > 1:
+        raise MethodError("two methods of the stack put virtual tokens into the input", hint="Keep one of them.")
     pretrained = {id(p) for n, p in base.parameters.items() if n not in base.head}
     known: set[int] = set()
     owners: dict[int, Method] = {}
@@ -132,7 +194,9 @@ def attach(methods: tuple[Method, ...], base: BaseModel, *, seed: int) -> Delta:
         fresh = [p for p in base.network.parameters() if p.requires_grad and id(p) not in owners]
         owners |= {id(p): method for p in fresh}
         if not fresh and method.count(base.anatomy):
-            raise MethodError(f"{method.name} left nothing to train on {base.anatomy.family}")
+            taken = ": what it trains trains already" if owners else ""
+            raise MethodError(f"{method.name} left nothing to train on {base.anatomy.family}{taken}")
+    compose(base.network)
     for _, block in _blocks(base.network):
         block.initialise(torch.Generator().manual_seed(_seed(seed, block.address)))
     for name in base.head:
@@ -141,11 +205,16 @@ def attach(methods: tuple[Method, ...], base: BaseModel, *, seed: int) -> Delta:
     base.network.train(base.network.training)  # new blocks follow the network's mode
     trained_base = {base.address(n): p for n, p in base.parameters.items() if p.requires_grad and id(p) in pretrained}
     originals = {BASE + a: p.detach().clone() for a, p in trained_base.items()}
-    return _collect(methods, base, originals, owners)
+    head_start = {HEAD + base.address(n): base.parameters[n].detach().clone() for n in sorted(base.head)}
+    return _collect(methods, base, originals, owners, head_start)
 
 
 def _collect(
-    methods: tuple[Method, ...], base: BaseModel, originals: dict[str, torch.Tensor], owners: dict[int, Method]
+    methods: tuple[Method, ...],
+    base: BaseModel,
+    originals: dict[str, torch.Tensor],
+    owners: dict[int, Method],
+    head_start: dict[str, torch.Tensor],
 ) -> Delta:
     parameters: dict[str, nn.Parameter] = {}
     buffers: dict[str, torch.Tensor] = {}
@@ -154,8 +223,8 @@ def _collect(
         for name, parameter in block.own_parameters().items():
             if id(parameter) not in seen:
                 seen.add(id(parameter))
-                parameters[f"{block.address}.{name}"] = parameter
-        buffers |= {f"{block.address}.{n}": b for n, b in block.own_buffers().items()}
+                parameters[block.address_of(name)] = parameter
+        buffers |= {block.address_of(n): b for n, b in block.own_buffers().items()}
     head: dict[str, nn.Parameter] = {}
     for name, parameter in base.parameters.items():
         if parameter.requires_grad and id(parameter) not in seen:
@@ -165,7 +234,12 @@ def _collect(
             else:
                 parameters[BASE + base.address(name)] = parameter
     owned = {a: owners.get(id(p), methods[0]) for a, p in parameters.items()}
-    return Delta(methods, base, parameters, head, buffers, originals, owned)
+    return Delta(methods, base, parameters, head, buffers, originals, owned, head_start)
+
+
+def _refill(one: dict[str, _Value], other: Mapping[str, _Value]) -> None:
+    one.clear()
+    one.update(other)
 
 
 def _widen(base: BaseModel) -> None:

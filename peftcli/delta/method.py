@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from peftcli.errors import MethodError
 from peftcli.recipe.settings import Settings
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from peftcli.base.anatomy import Anatomy
     from peftcli.base.base_model import BaseModel
     from peftcli.delta.delta import Delta
@@ -51,11 +55,36 @@ class VirtualTokens:
         count: How many; their ids are vocabulary, vocabulary + 1, ...
         first_id: The size of the vocabulary.
         after: How many real tokens stand before them: 0, or 1 where the first token is pooled.
+        infix: How many of them, the last, stand after the row's prompt instead: between what is given and what is said.
     """
 
     count: int
     first_id: int
     after: int
+    infix: int = 0
+
+    @classmethod
+    def of(cls, anatomy: Anatomy, prefix: int, *, after: int | None = None, infix: int = 0) -> Self:
+        """Return ``prefix`` ids before a row's text (by default after a first token that is pooled) and an infix.
+
+        Raises:
+            MethodError: The base model reads no tokens, has no positions left for text, or nothing follows a prompt.
+        """
+        if not anatomy.vocabulary:
+            raise MethodError(f"{anatomy.family} reads no tokens: it has no token embeddings to put vectors beside")
+        if infix and anatomy.arch != "decoder":
+            raise MethodError(
+                f"an infix stands before what a decoder goes on with, and {anatomy.family} is no decoder",
+                hint="Write method.infix_length=0.",
+            )
+        count, allowed = prefix + infix, anatomy.max_positions
+        if allowed is not None and count >= allowed:
+            raise MethodError(
+                f"{count} virtual tokens leave no room: {anatomy.family} has {allowed} positions",
+                hint="Train fewer: the text needs positions too.",
+            )
+        first = int(anatomy.arch == "encoder") if after is None else after
+        return cls(count=count, first_id=anatomy.vocabulary, after=first, infix=infix)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +120,23 @@ class Method(Settings):
         """The published default under these settings."""
         return self.card.learning_rate
 
+    @property
+    def size_step(self) -> int:
+        """What the size setting must be a multiple of, under these settings."""
+        return 1
+
+    def rate_factor(self, name: str) -> float:
+        """Return what the learning rate is multiplied by for tensors whose address ends in ``name``."""
+        return 1.0
+
+    def prepared(self, encode: Callable[[str], list[int]]) -> Self:
+        """Return the settings with what needs the base model's tokenizer; called before ``attach`` where there is one.
+
+        Args:
+            encode: Turns text into token ids, without special tokens.
+        """
+        return self
+
     def sizes(self, anatomy: Anatomy) -> dict[str, int]:
         """Return how many numbers train at each place, without the head, in closed form: address -> count."""
         raise NotImplementedError
@@ -107,6 +153,32 @@ class Method(Settings):
         """
         raise NotImplementedError
 
+    @property
+    def phases(self) -> int:
+        """How many phases training has: each begins with a fresh optimizer and has its own learning-rate schedule.
+
+        The steps of a run are shared out in equal parts, the first phases taking one more where they do not divide.
+        What ``attach`` makes is the finished form, that of the last phase.
+        """
+        return 1
+
+    def begin_phase(self, delta: Delta, phase: int) -> None:
+        """Make ``delta`` what phase ``phase`` (from 0) trains: mask, prune, go back to the start.
+
+        A resumed run begins all phases up to its own one after the other and then loads the state. So what is
+        computed here must stand in the blocks' parameters and buffers, and must not fail on a delta that never moved.
+
+        Raises:
+            MethodError: The base model is too large for what the phase holds in memory.
+        """
+
+    def before_step(self, delta: Delta, step: int, total: int) -> None:
+        """Do what every step needs before its first batch: draw noise, follow a schedule. ``step`` is from 1 on."""
+
+    def penalty(self, delta: Delta) -> Tensor | None:
+        """Return what is added to the mean loss, once per step."""
+        return None
+
     def virtual_tokens(self, anatomy: Anatomy) -> VirtualTokens | None:
         """Return the ids that the collator must put into every row."""
         return None
@@ -118,3 +190,15 @@ class Method(Settings):
     def peft_layout(self, delta: Delta) -> PeftLayout | str:
         """Return the delta as Hugging Face peft would store it, or one sentence on why it cannot."""
         return f"Hugging Face peft has no form for {self.name}"
+
+
+def read_start(text: str, encode: Callable[[str], list[int]]) -> tuple[int, ...]:
+    """Return the tokens of a setting ``start_text``.
+
+    Raises:
+        MethodError: There are none.
+    """
+    ids = tuple(encode(text))
+    if not ids:
+        raise MethodError(f"method.start_text is {text!r}, of which the tokenizer makes no token", hint="Write words.")
+    return ids

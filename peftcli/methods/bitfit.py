@@ -49,7 +49,7 @@ class Bitfit(Method):
     def sizes(self, anatomy: Anatomy) -> dict[str, int]:
         if self.biases == "all":
             return {anatomy.address(t.path): t.size for t in self._all(anatomy)}
-        return {s.address: s.d_out for s in self._sites(anatomy)}
+        return {s.address if s.rows else f"{s.address}.bias": s.d_out for s in self._sites(anatomy)}
 
     def attach(self, base: BaseModel) -> None:
         from peftcli.blocks.bias_shift import BiasShift  # torch only when something is computed

@@ -6,11 +6,11 @@ residual add, so that a post-norm model computes LN(x + A(h)).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from pydantic import Field
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 from peftcli.delta.method import Card, Method
+from peftcli.delta.placements import BOTH, Activation, Placements, norm_sizes, sublayers, train_norms
 from peftcli.delta.targets import Layers
 from peftcli.recipe.recipe import PositiveInt
 
@@ -18,13 +18,6 @@ if TYPE_CHECKING:
     from peftcli.base.anatomy import Anatomy
     from peftcli.base.base_model import BaseModel
     from peftcli.base.sites import Site
-
-Placement = Literal["after_attention", "after_ffn", "after_cross_attention"]
-SUBLAYER = {
-    "after_attention": ("attention", False),
-    "after_ffn": ("ffn", False),
-    "after_cross_attention": ("attention", True),
-}
 
 
 class Houlsby(Method):
@@ -44,16 +37,20 @@ class Houlsby(Method):
 
     bottleneck: PositiveInt = 64
     """Width inside the adapter."""
-    activation: Literal["gelu", "relu", "swish", "tanh"] = "gelu"
+    activation: Activation = "gelu"
     """gelu is the authors' code."""
     start: Literal["zero_up", "houlsby", "bert"] = "zero_up"
     """zero_up begins at the base model exactly; houlsby is normal with deviation 1e-3, bert with 0.02: nearly."""
-    placement: Annotated[tuple[Placement, ...], Field(min_length=1)] = ("after_attention", "after_ffn")
+    placement: Placements = BOTH
     """Where adapters stand."""
     train_norms: bool = True
     """Whether every LayerNorm trains too, as published."""
     layers: Layers = "all"
     """The layers that get adapters: all, 8-11, [0, 5] or top:4."""
+
+    def sites(self, anatomy: Anatomy) -> list[Site]:
+        """Return the sublayers that get adapters."""
+        return sublayers(anatomy, self.placement, self.layers)
 
     @property
     def starts_at_base(self) -> bool:
@@ -61,28 +58,25 @@ class Houlsby(Method):
         return self.start == "zero_up"
 
     def sizes(self, anatomy: Anatomy) -> dict[str, int]:
+        return self.sizes_at(anatomy, self.sites(anatomy))
+
+    def sizes_at(self, anatomy: Anatomy, sites: Sequence[Site]) -> dict[str, int]:
+        """Return the sizes with adapters at ``sites`` alone."""
         a = self.bottleneck
-        adapters = {s.address: 2 * s.d_out * a + a + s.d_out for s in self._sites(anatomy)}
-        norms = {anatomy.address(t.path): t.size for t in anatomy.norms} if self.train_norms else {}
-        return adapters | norms
+        adapters = {s.address: 2 * s.d_out * a + a + s.d_out for s in sites}
+        return adapters | (norm_sizes(anatomy) if self.train_norms else {})
 
     def attach(self, base: BaseModel) -> None:
-        from peftcli.blocks.bottleneck import Bottleneck  # torch only when something is computed
+        self.attach_at(base, self.sites(base.anatomy))
 
-        for site in self._sites(base.anatomy):
-            out = base.sublayer_out(site)
-            block = Bottleneck(
-                base.module(out),
-                site.address,
-                shape=(self.bottleneck, site.d_out),
-                activation=self.activation,
-                start=self.start,
-            )
-            base.replace(out, block)
+    def attach_at(self, base: BaseModel, sites: Sequence[Site]) -> None:
+        """Attach adapters at ``sites`` alone."""
+        from peftcli.blocks import adapters, bottleneck  # torch only when something is computed
+
+        adapters.after_sublayers(
+            base,
+            sites,
+            lambda s: bottleneck.dense((self.bottleneck, s.d_out), activation=self.activation, start=self.start),
+        )
         if self.train_norms:
-            for tensor in base.anatomy.norms:
-                base.tensor(tensor.path).requires_grad_(True)
-
-    def _sites(self, anatomy: Anatomy) -> list[Site]:
-        wanted = {SUBLAYER[p] for p in self.placement}
-        return [s for s in anatomy.sites(("attention", "ffn"), self.layers) if (s.name, s.cross) in wanted]
+            train_norms(base)

@@ -1,12 +1,15 @@
 """LoRA: W' = W + (alpha / rank) B A.
 
 Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, arXiv:2106.09685, section 4.1. In a fused
-projection every part (W_q, W_v) has an A and a B of its own, as if it were not fused.
+projection every part (W_q, W_v) has an A and a B of its own, as if it were not fused. Two variants are settings:
+rsLoRA (Kalajdzievski 2023, arXiv:2312.03732) scales by alpha / sqrt(rank), and LoRA+ (Hayou et al. 2024,
+arXiv:2402.12354) trains B at a higher rate than A.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+import math
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from pydantic import Field
 
@@ -16,13 +19,18 @@ from peftcli.errors import MethodError
 from peftcli.recipe.recipe import PositiveFloat, PositiveInt
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
 
     from peftcli.base.anatomy import Anatomy
     from peftcli.base.base_model import BaseModel
     from peftcli.base.sites import Site
     from peftcli.blocks.low_rank import LowRank
     from peftcli.delta.delta import Delta
+
+LowRankBlock = TypeVar("LowRankBlock", bound="LowRank")
+LORA_PLUS = 5e-5  # A's rate for RoBERTa in the LoRA+ authors' code
 
 
 class Lora(Method):
@@ -36,7 +44,7 @@ class Lora(Method):
         mergeable=True,
         starts_at_base=True,
         learning_rate=5e-4,
-        source="RoBERTa-base on GLUE, appendix D.1; GPT-2 and GPT-3 use 2e-4",
+        source="RoBERTa-base on GLUE, appendix D.1; GPT-2 and GPT-3 use 2e-4; with rate_ratio the LoRA+ authors' code",
         traps=("rank must not exceed the narrowest target matrix", "the first step moves only B: A's gradient is zero"),
     )
 
@@ -44,22 +52,42 @@ class Lora(Method):
     """Of the update; the published default."""
     alpha: PositiveFloat = 16.0
     """The update is scaled by alpha / rank."""
+    scaling: Literal["alpha_over_rank", "rank_stabilised"] = "alpha_over_rank"
+    """rank_stabilised divides alpha by sqrt(rank) instead, so that a high rank still learns (rsLoRA)."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability with which an input of the branch is dropped in training."""
+    rate_ratio: Annotated[float, Field(ge=1)] = 1.0
+    """B's learning rate over A's, which is the run's; above 1 this is LoRA+, whose rule of thumb is 16."""
     target_modules: Literal["all-linear"] | Projections = ("W_q", "W_v")
     """The weight matrices that move; all-linear is every projection of attention and FFN, never head or embeddings."""
     layers: Layers = "all"
     """The layers whose matrices move: all, 8-11, [0, 5] or top:4."""
 
+    @property
+    def scale(self) -> float:
+        """What B A is multiplied by."""
+        return self.alpha / (self.rank if self.scaling == "alpha_over_rank" else math.sqrt(self.rank))
+
+    @property
+    def learning_rate(self) -> float:
+        """A's rate: LoRA+ lowers it, as B's is a multiple of it."""
+        return LORA_PLUS if self.rate_ratio > 1 else self.card.learning_rate
+
+    def rate_factor(self, name: str) -> float:
+        return self.rate_ratio if name == "B" else 1.0
+
     def sizes(self, anatomy: Anatomy) -> dict[str, int]:
         return {s.address: self.rank * (s.d_in + s.d_out) for s in self.sites(anatomy)}
 
     def attach(self, base: BaseModel) -> None:
+        for site in self.sites(base.anatomy):
+            base.replace(site, self.block(base.module(site), site))
+
+    def block(self, wrapped: nn.Module, site: Site) -> LowRank:
+        """Return the block that moves the weight of ``site``."""
         from peftcli.blocks.low_rank import LowRank  # torch only when something is computed
 
-        scale = self.alpha / self.rank
-        for site in self.sites(base.anatomy):
-            base.replace(site, LowRank(base.module(site), site, rank=self.rank, scale=scale, dropout=self.dropout))
+        return LowRank(wrapped, site, rank=self.rank, scale=self.scale, dropout=self.dropout)
 
     def sites(self, anatomy: Anatomy) -> list[Site]:
         """Return the sites that move.
@@ -81,16 +109,14 @@ class Lora(Method):
         """Return peft's LORA form: the parts of a fused module become one LoRA of their summed rank, exactly."""
         from peftcli.blocks.low_rank import LowRank
 
-        modules: dict[str, list[LowRank]] = {}
-        for _, block in reversed(delta.blocks()):
-            if isinstance(block, LowRank):
-                modules.setdefault(delta.base.path(block.site), []).append(block)
+        modules = by_module(delta, LowRank)
         tensors = {}
         for path, parts in modules.items():
             A, B = _joined(parts, delta.base.output_rows(parts[0].site))
             tensors[f"base_model.model.{path}.lora_A.weight"] = A
             tensors[f"base_model.model.{path}.lora_B.weight"] = B
         joined = {path: len(parts) for path, parts in modules.items() if len(parts) > 1}
+        stabilised = self.scaling == "rank_stabilised"
         config = {
             "peft_type": "LORA",
             "r": self.rank,
@@ -98,17 +124,27 @@ class Lora(Method):
             "lora_dropout": self.dropout,
             "target_modules": sorted(modules),
             "rank_pattern": {path: parts * self.rank for path, parts in joined.items()},
-            "alpha_pattern": {path: parts * self.alpha for path, parts in joined.items()},
+            # So that peft's scale, by the summed rank, stays what it is here.
+            "alpha_pattern": {p: self.alpha * (math.sqrt(n) if stabilised else n) for p, n in joined.items()},
             "fan_in_fan_out": any(parts[0].site.transposed for parts in modules.values()),
             "bias": "none",
             "init_lora_weights": True,
-            "use_rslora": False,
+            "use_rslora": stabilised,
             "use_dora": False,
         }
         return PeftLayout(config=config, tensors=tensors, exact=not joined)
 
 
-def _joined(parts: list[LowRank], d_out: int) -> tuple[Tensor, Tensor]:
+def by_module(delta: Delta, kind: type[LowRankBlock]) -> dict[str, list[LowRankBlock]]:
+    """Return the blocks of a kind by the path of the module they stand around: several where it is fused."""
+    modules: dict[str, list[LowRankBlock]] = {}
+    for _, block in reversed(delta.blocks()):
+        if isinstance(block, kind):
+            modules.setdefault(delta.base.path(block.site), []).append(block)
+    return modules
+
+
+def _joined(parts: Sequence[LowRank], d_out: int) -> tuple[Tensor, Tensor]:
     """Return one A (parts * rank, d_in) and one B (every output row, parts * rank) that compute all ``parts``."""
     import torch
 

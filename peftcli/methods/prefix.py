@@ -1,14 +1,19 @@
 """Prefix tuning: attention over [P_K; K] and [P_V; V], with P_K and P_V trained in every layer.
 
 Li and Liang, "Prefix-Tuning: Optimizing Continuous Prompts for Generation", 2021, arXiv:2101.00190, section 4. While
-training, P = W2 tanh(W1 E + b1) + b2 (section 4.3); only P is kept.
+training, P = W2 tanh(W1 E + b1) + b2 (section 4.3); only P is kept. ``reparameterise: false`` is P-tuning v2 (Liu et
+al., 2021, arXiv:2110.07602), also called a multi-layer prompt.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, Self
 
-from peftcli.delta.method import Card, Method, PeftLayout
+from pydantic import PrivateAttr, model_validator
+from pydantic_core import PydanticCustomError
+
+from peftcli.delta.method import Card, Method, PeftLayout, read_start
 from peftcli.delta.targets import Layers
 from peftcli.errors import MethodError
 from peftcli.recipe.recipe import PositiveInt
@@ -17,6 +22,7 @@ if TYPE_CHECKING:
     from peftcli.base.anatomy import Anatomy
     from peftcli.base.base_model import BaseModel
     from peftcli.base.sites import Site
+    from peftcli.blocks.activations import Activations
     from peftcli.delta.delta import Delta
 
 
@@ -31,7 +37,7 @@ class Prefix(Method):
         mergeable=False,
         starts_at_base=False,
         learning_rate=5e-5,
-        source="GPT-2 and BART with the re-parameterisation, table 6",
+        source="GPT-2 and BART with the re-parameterisation, table 6; flat prefixes: P-tuning v2, arXiv:2110.07602",
         traps=(
             "a zero prefix is not the base model: it takes part of the softmax",
             "rates from 5e-3 to 1e-2 are published for flat prefixes (P-tuning v2, arXiv:2110.07602)",
@@ -44,10 +50,27 @@ class Prefix(Method):
     """Train through a small network that is dropped at the end, as published; false trains keys and values flat."""
     hidden: PositiveInt = 512
     """Width of that network."""
+    start: Literal["random", "activations"] = "random"
+    """Random numbers, or what the frozen base model makes of real tokens (keys rotated to the first positions)."""
+    start_text: str | None = None
+    """With start: activations, these tokens, repeated or cut to prefix_length; otherwise any of the vocabulary."""
     positions: Literal["unchanged", "shifted"] = "unchanged"
     """Whether real tokens keep their positions, or start at prefix_length as in the authors' code and in peft."""
     layers: Layers = "all"
     """The layers that get a prefix: all, 8-11, [0, 5] or top:4."""
+
+    _start_ids: tuple[int, ...] = PrivateAttr(default=())
+
+    @model_validator(mode="after")
+    def _flat_for_activations(self) -> Self:
+        what = ""
+        if self.start == "activations" and self.reparameterise:
+            what, hint = "method.start is activations, which only a flat prefix can be", "Write reparameterise: false."
+        elif self.start_text is not None and self.start == "random":
+            what, hint = "method.start_text is given, but method.start is random", "Write start: activations."
+        if what:
+            raise PydanticCustomError("start", "{what}", {"what": what, "hint": hint})
+        return self
 
     @property
     def learning_rate(self) -> float:
@@ -64,16 +87,37 @@ class Prefix(Method):
 
         length, width = self.prefix_length, base.anatomy.width
         encoder = block.PrefixEncoder(length, width, self.hidden) if self.reparameterise else None
-        sites = self._sites(base.anatomy)
-        for site in sites:
-            made = block.PrefixedAttention(base.module(site), site, length=length, encoder=encoder)
+        start = self._activations(base) if self.start == "activations" else None
+        for site in self._sites(base.anatomy):
+            made = block.PrefixedAttention(base.module(site), site, length=length, encoder=encoder, start=start)
             base.replace(site, made)
         block.install(base.network)
         if self.positions == "shifted":
             block.shift_positions(base.network, made)
 
+    def prepared(self, encode: Callable[[str], list[int]]) -> Self:
+        if self.start_text is None:
+            return self
+        filled = self.model_copy()
+        filled._start_ids = read_start(self.start_text, encode)
+        return filled
+
     def packed(self) -> Self:
-        return self.model_copy(update={"reparameterise": False})
+        finished = {"reparameterise": False, "start": "random", "start_text": None}
+        return type(self).model_validate({**dict(self), **finished})
+
+    def _activations(self, base: BaseModel) -> Activations:
+        from peftcli.blocks.activations import Activations
+
+        anatomy, longest = base.anatomy, base.anatomy.max_positions
+        if self.start_text is not None and not self._start_ids:
+            raise MethodError("method.start_text is given, and there is no tokenizer to read it with")
+        if not anatomy.vocabulary or (longest is not None and self.prefix_length > longest):
+            raise MethodError(
+                f"{anatomy.family} cannot read {self.prefix_length} tokens for a prefix to start as",
+                hint="Write start: random.",
+            )
+        return Activations(base, self.prefix_length, self._start_ids)
 
     def _sites(self, anatomy: Anatomy) -> list[Site]:
         if not anatomy.attention_interface:

@@ -5,9 +5,13 @@ Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", 2021,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, Self
 
-from peftcli.delta.method import Card, Method, PeftLayout, VirtualTokens
+from pydantic import PrivateAttr, model_validator
+from pydantic_core import PydanticCustomError
+
+from peftcli.delta.method import Card, Method, PeftLayout, VirtualTokens, read_start
 from peftcli.errors import MethodError
 from peftcli.recipe.recipe import PositiveInt
 
@@ -38,39 +42,60 @@ class Prompt(Method):
 
     prompt_length: PositiveInt = 20
     """Trained vectors."""
-    start: Literal["vocabulary", "random"] = "vocabulary"
-    """Rows of the embedding drawn at random, or uniform numbers in [-0.5, 0.5]."""
+    start: Literal["vocabulary", "random", "text"] = "vocabulary"
+    """Rows of the embedding drawn at random, uniform numbers in [-0.5, 0.5], or the rows of start_text."""
+    start_text: str | None = None
+    """With start: text, what the prompt begins as, such as the task in words; repeated or cut to its length."""
     placement: Literal["auto", "start", "after_first"] = "auto"
     """Before every token, or after the first; auto is after the first where the first token is pooled (encoders)."""
+    _start_ids: tuple[int, ...] = PrivateAttr(default=())
+
+    @model_validator(mode="after")
+    def _text_for_text(self) -> Self:
+        if (self.start == "text") != (self.start_text is not None):
+            what = (
+                "method.start is text, but there is no start_text"
+                if self.start == "text"
+                else (f"method.start_text is given, but method.start is {self.start}")
+            )
+            raise PydanticCustomError("start_text", "{what}", {"what": what, "hint": "Write both, or neither."})
+        return self
+
+    def prepared(self, encode: Callable[[str], list[int]]) -> Self:
+        if self.start_text is None:
+            return self
+        filled = self.model_copy()
+        filled._start_ids = read_start(self.start_text, encode)
+        return filled
+
+    def packed(self) -> Self:
+        if self.start != "text":
+            return self
+        return type(self).model_validate({**dict(self), "start": "random", "start_text": None})
 
     def sizes(self, anatomy: Anatomy) -> dict[str, int]:
-        allowed = anatomy.max_positions
-        if allowed is not None and self.prompt_length >= allowed:
-            raise MethodError(
-                f"method.prompt_length is {self.prompt_length}, but {anatomy.family} has {allowed} positions",
-                hint="Write a shorter prompt: the text needs positions too.",
-            )
-        return {"embeddings": self.prompt_length * anatomy.embedding_width}
+        return {"embeddings": self.virtual_tokens(anatomy).count * anatomy.embedding_width}
 
     def attach(self, base: BaseModel) -> None:
         from peftcli.blocks.soft_prompt import SoftPrompt  # torch only when something is computed
 
-        if not base.anatomy.vocabulary:
-            raise MethodError(f"prompt needs token embeddings, and {base.anatomy.family} has none")
+        if self.start == "text" and not self._start_ids:
+            raise MethodError("method.start is text, and there is no tokenizer to read it with")
+        virtual = self.virtual_tokens(base.anatomy)
         sites = base.anatomy.sites(("embeddings",))
         block = SoftPrompt(
             base.module(sites[0]),
             "embeddings",
-            shape=(self.prompt_length, base.anatomy.embedding_width),
-            vocabulary=base.anatomy.vocabulary,
-            start=self.start,
+            shape=(virtual.count, base.anatomy.embedding_width),
+            vocabulary=virtual.first_id,
+            start=self._start_ids or ("vocabulary" if self.start == "vocabulary" else "uniform"),
         )
         for site in sites:  # an encoder and a decoder look their tokens up in one table
             base.replace(site, block)
 
     def virtual_tokens(self, anatomy: Anatomy) -> VirtualTokens:
-        first = anatomy.arch == "encoder" if self.placement == "auto" else self.placement == "after_first"
-        return VirtualTokens(count=self.prompt_length, first_id=anatomy.vocabulary, after=int(first))
+        after = None if self.placement == "auto" else int(self.placement == "after_first")
+        return VirtualTokens.of(anatomy, self.prompt_length, after=after)
 
     def peft_layout(self, delta: Delta) -> PeftLayout | str:
         """Return peft's PROMPT_TUNING form, where peft computes the same."""

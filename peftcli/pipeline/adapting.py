@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from peftcli.base.source import Source, find_source
@@ -23,10 +24,11 @@ LONGEST = 512  # tokens, where the recipe does not say; memory grows with the sq
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A base model, a task, and what turns rows into batches for them."""
+    """A base model, a task, the methods for it, and what turns rows into batches for them."""
 
     source: Source
     base: BaseModel
+    methods: tuple[Method, ...]
     task: Task
     tokenizer: Any
     pad: int
@@ -71,10 +73,12 @@ def prepare(section: BaseSection, task: Task, methods: tuple[Method, ...], *, se
         seed=seed,
     )
     tokenizer, pad, notes = load_tokenizer(source)
+    methods = tuple(m.prepared(partial(_encode, tokenizer)) for m in methods)
     virtual = virtual_tokens(methods, base)
     return Prepared(
         source=source,
         base=base,
+        methods=methods,
         task=replace(task, max_length=_max_length(task.max_length, base, virtual)),
         tokenizer=tokenizer,
         pad=pad,
@@ -84,15 +88,13 @@ def prepare(section: BaseSection, task: Task, methods: tuple[Method, ...], *, se
 
 
 def virtual_tokens(methods: tuple[Method, ...], base: BaseModel) -> VirtualTokens | None:
-    """Return the virtual tokens that the collator must place.
+    """Return the virtual tokens that the collator must place; attaching refuses a second method that asks for some."""
+    return next((v for m in methods if (v := m.virtual_tokens(base.anatomy)) is not None), None)
 
-    Raises:
-        RecipeError: Two methods of a stack ask for some.
-    """
-    wanted = [v for m in methods if (v := m.virtual_tokens(base.anatomy)) is not None]
-    if len(wanted) > 1:
-        raise RecipeError("two methods of the stack put virtual tokens into the input", hint="Keep one of them.")
-    return wanted[0] if wanted else None
+
+def _encode(tokenizer: Any, text: str) -> list[int]:  # noqa: ANN401  # transformers is not imported for a type
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
 
 
 def _max_length(wanted: int | None, base: BaseModel, virtual: VirtualTokens | None) -> int:

@@ -17,8 +17,12 @@ def learning_rates(training: TrainingSection, delta: Delta, progress: Progress) 
     """Return address -> peak learning rate: the recipe's, else each method's published one; a head's may differ."""
     for method in delta.methods:
         _warn(method, training.learning_rate, progress)
-    rates = {a: training.learning_rate or delta.owners[a].learning_rate for a in delta.parameters}
+    rates = {a: _rate(training, delta.owners[a], a) for a in delta.parameters}
     return rates | dict.fromkeys(delta.head, head_rate(training, delta.methods))
+
+
+def _rate(training: TrainingSection, owner: Method, address: str) -> float:
+    return (training.learning_rate or owner.learning_rate) * owner.rate_factor(address.rpartition(".")[2])
 
 
 def head_rate(training: TrainingSection, methods: tuple[Method, ...]) -> float:

@@ -133,7 +133,7 @@ def _train(run: Run, *, resume: bool) -> Finished:
 
     run.prepared.base.network.to(run.accelerator.device)
     base_scores = _base_scores(run, resume=resume)
-    delta = attach(methods_of(run.recipe), run.prepared.base, seed=run.recipe.seed)
+    delta = attach(run.prepared.methods, run.prepared.base, seed=run.recipe.seed)
     telling.tell_delta(run, delta)
     seed_all(run.recipe.seed + run.accelerator.process_index)
     outcome = fit(_job(run, delta, resume=resume))
@@ -203,7 +203,7 @@ def _job(run: Run, delta: Delta, *, resume: bool) -> Job:
         task=task,
         batches=batches,
         training=recipe.training,
-        rates=learning_rates(recipe.training, delta, run.progress),
+        rates=lambda delta: learning_rates(recipe.training, delta, run.progress),
         evaluate=(lambda: measure(run, delta, "validation")) if measured else dict,
         every=recipe.evaluation.every,
         select=select,

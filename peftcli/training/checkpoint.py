@@ -38,6 +38,7 @@ class RunState:
         seconds: Spent so far, over all processes that took the run up one after the other.
         resumed: How often that happened.
         proofs: What was proven so far.
+        noted: What further proofs will be drawn from.
         scaler: The state of the gradient scaler of float16.
     """
 
@@ -55,6 +56,7 @@ class RunState:
     peak_memory_bytes: int = 0
     resumed: int = 0
     proofs: dict[str, Any] = field(default_factory=dict)
+    noted: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class Job:
 
     Attributes:
         delta: What is trained; its network is on the accelerator's device.
-        rates: The peak learning rate of each trained tensor, by address.
+        rates: Returns the peak learning rate of each tensor that trains, by address; asked as every phase begins.
         evaluate: Measures the delta as it is; called by all processes together. No metrics: nothing to measure on.
         every: After which steps: the last of each epoch, the last of all, or every so many.
         select: The metric that the best delta is chosen by, or ``last``.
@@ -38,7 +38,7 @@ class Job:
     task: Task
     batches: Batches
     training: TrainingSection
-    rates: Mapping[str, float]
+    rates: Callable[[Delta], Mapping[str, float]]
     evaluate: Callable[[], dict[str, float]]
     every: Literal["epoch", "end"] | int
     select: str
@@ -64,7 +64,8 @@ class Outcome:
         learning_rates: Of every step; where tensors differ, that of the delta's first.
         seconds: Over all processes that took the run up one after the other.
         peak_memory_bytes: Of the device; on a CPU, of the process.
-        trained: How many numbers the delta trained without the head, with what a finished delta drops.
+        trained: How many numbers the delta trained without the head, with what a finished delta drops; the most that
+            any phase did.
         proofs: What was proven.
         resumed: How often the run was taken up again.
     """

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
-
 from peftcli.data.batches import Position
-from peftcli.errors import DistributedError, DivergedError, Stopped
+from peftcli.errors import DivergedError, Stopped
 from peftcli.training import modes, processes, signals
 from peftcli.training.checkpoint import Checkpoint, Checkpoints, RunState
 from peftcli.training.job import Job, Outcome
 from peftcli.training.log import Log, finite, to_json
 from peftcli.training.memory import peak_memory_bytes
-from peftcli.training.optimizer import make_optimizer, moments, restore_moments
-from peftcli.training.proofs import Proofs, prove_before
-from peftcli.training.schedule import factor, total_steps, warmup_steps
+from peftcli.training.phases import Phases
+from peftcli.training.schedule import Plan, total_steps
 from peftcli.training.selection import Selection
-from peftcli.training.step import Computed, Stepper
+from peftcli.training.step import Computed
 
 __all__ = ["Job", "Outcome", "fit"]
 
 PATIENCE = 3  # steps in a row whose loss or gradient is not finite
 CHECKPOINTS, LOG = "checkpoints", "log.jsonl"
-_DELTA = "delta."
 
 
 def fit(job: Job) -> Outcome:
@@ -43,49 +38,37 @@ def fit(job: Job) -> Outcome:
     section, network = job.training, job.delta.base.network
     with (
         signals.listening() as request,
-        processes.prepared(job.accelerator, network) as wrapped,
         modes.training(
             network,
             base_dropout=section.base_dropout == "keep",
             gradient_checkpointing=section.gradient_checkpointing,
         ),
     ):
-        run = _Run(job, wrapped, request)
-        run.begin()
+        run = _Run(job, request)
         try:
+            run.begin()
             run.go()
         finally:
-            if job.accelerator.is_main_process:
-                job.progress.finish()
+            run.leave()
         return run.end()
 
 
 class _Run:
     """A job under way."""
 
-    def __init__(self, job: Job, network: nn.Module, request: signals.StopRequest) -> None:
+    def __init__(self, job: Job, request: signals.StopRequest) -> None:
         self.job = job
         self.request = request
         self.main = job.accelerator.is_main_process
         self.per_epoch = job.batches.steps_per_epoch
         self.total = total_steps(job.training, self.per_epoch)
+        self.plan = Plan(total=self.total, phases=job.delta.phases)
+        self.phases = Phases(job, self.plan, self._note)
         self.selection = Selection(
             metric=job.select, higher_is_better=job.higher_is_better, patience=job.training.early_stopping
         )
         self.checkpoints = Checkpoints(job.folder / CHECKPOINTS, job.identity)
         self.log = Log(job.folder / LOG, writes=self.main)
-        self.trained = job.delta.trained()
-        self.optimizer = make_optimizer(self.trained, job.rates, job.training.weight_decay)
-        self.rate = next((job.rates[address] for address in self.trained), 0.0)  # the one that is told
-        self.stepper = Stepper(
-            task=job.task,
-            network=network,
-            parameters=list(self.trained.values()),
-            optimizer=self.optimizer,
-            accelerator=job.accelerator,
-            clip=job.training.clip,
-            spare=self._spare(),
-        )
         self.state = RunState()
         self.saved = -1  # the step of the newest checkpoint
         self.asked = False  # whether some process was asked to stop
@@ -104,14 +87,17 @@ class _Run:
         if found:
             self._take_up(found)
         else:
-            first = job.batches.batch(Position(0, 0))
-            self.state.proofs = prove_before(job.delta, job.task, first, job.accelerator.device, job.precision)
-        warmup = warmup_steps(job.training, self.total)
-        self.proofs = Proofs(job.delta, self.state.proofs, warmup=warmup)
+            self.phases.start()
         processes.take_up_randomness(job.accelerator, found.tensors if found else {}, self.state.step)
         if self.main:
             job.progress.start(self.total)
         self.first = (self.state.examples, time.monotonic())
+
+    def leave(self) -> None:
+        """Leave the network as it was found, however the run ended."""
+        self.phases.leave()
+        if self.main:
+            self.job.progress.finish()
 
     def go(self) -> None:
         """Take all steps, with the evaluations and checkpoints between them."""
@@ -130,7 +116,7 @@ class _Run:
     def end(self) -> Outcome:
         """Put the selected state into the delta, and return what happened."""
         job, state = self.job, self.state
-        self.proofs.finish()
+        self.phases.proofs.finish()
         evaluations = self.log.evaluations()
         job.accelerator.wait_for_everyone()  # the first process has written what all of them read
         best_step, best_metrics = state.step, evaluations[-1][1] if evaluations else {}
@@ -151,8 +137,8 @@ class _Run:
             seconds=state.seconds,
             stopped_early=state.stopped_early,
             peak_memory_bytes=state.peak_memory_bytes,
-            trained=job.delta.size,
-            proofs=self.proofs.results,
+            trained=self.phases.most,
+            proofs=self.phases.proofs.results,
             resumed=state.resumed,
         )
 
@@ -162,9 +148,11 @@ class _Run:
 
     def _step(self) -> None:
         state, position = self.state, self.state.position
+        phase = self.phases.enter(state.step + 1)
+        self.job.delta.before_step(state.step + 1, self.total)
         batch = self.job.batches.batch(position)
-        share = factor(state.step + 1, self.total, self.job.training)
-        computed = self.stepper.compute(batch, self.request)
+        share = self.plan.factor(state.step + 1, self.job.training)
+        computed = phase.stepper.compute(batch, self.request)
         self.asked = computed.stop
         state.step += 1
         state.examples += batch.examples
@@ -172,17 +160,17 @@ class _Run:
         state.position = self._next(position)
         usable = math.isfinite(computed.loss) and math.isfinite(computed.gradient_norm)
         if usable:
-            self.proofs.gradients()
-            self.stepper.apply(share)
+            self.phases.proofs.gradients()
+            phase.stepper.apply(share)
             state.unusable = 0
         else:
             self._skip(computed, position)
-        self._log_step(computed, self.rate * share)
+        self._log_step(computed, phase.rate * share)
         if usable:
-            self.proofs.stepped()
+            self.phases.proofs.stepped()
 
     def _skip(self, computed: Computed, position: Position) -> None:
-        mendable = self.stepper.discard() and math.isfinite(computed.loss)
+        mendable = self.phases.now.stepper.discard() and math.isfinite(computed.loss)
         self.state.unusable += 1
         if self.state.unusable >= PATIENCE and not mendable:
             what = "gradient" if math.isfinite(computed.loss) else "loss"
@@ -201,6 +189,8 @@ class _Run:
             "learning_rate": learning_rate,
             "gradient_norm": finite(computed.gradient_norm),
         }
+        if self.plan.phases > 1:
+            line["phase"] = self.phases.now.number + 1
         if line["loss"] is None or line["gradient_norm"] is None:
             line["skipped"] = state.unusable
         self.log.append(line)
@@ -221,7 +211,7 @@ class _Run:
         begun = time.monotonic()
         metrics = self.job.evaluate()
         state = self.state
-        best = self.selection.consider(state, metrics)
+        best = self.selection.consider(state, metrics, finished=self.plan.is_last(state.step))
         if metrics:
             self.log.append({"step": state.step, "evaluation": to_json(metrics)})
         if best and self.main:
@@ -241,13 +231,11 @@ class _Run:
     def _save(self) -> None:
         randomness = processes.gather_randomness(self.job.accelerator)
         self._count_costs()
-        self.state.proofs = self.proofs.results
+        self.state.proofs, self.state.noted = self.phases.proofs.results, self.phases.proofs.noted
         self.state.scaler = self.job.accelerator.scaler.state_dict() if self.job.accelerator.scaler else {}
         self.saved = self.state.step
         if self.main:
-            delta = {_DELTA + address: tensor for address, tensor in self.job.delta.state().items()}
-            tensors = delta | moments(self.optimizer, self.trained) | randomness
-            self.checkpoints.save(self.state, tensors, self.log.content())
+            self.checkpoints.save(self.state, self.phases.tensors() | randomness, self.log.content())
 
     def _asked(self) -> bool:
         return self.request.requested if self.job.accelerator.num_processes == 1 else self.asked
@@ -267,23 +255,12 @@ class _Run:
         self.state.resumed += 1
         self.saved = found.state.step
         self.before = found.state.seconds
-        job.delta.load({n.removeprefix(_DELTA): t for n, t in found.tensors.items() if n.startswith(_DELTA)})
-        restore_moments(self.optimizer, self.trained, found.tensors)
+        self.phases.take_up(found)
         if found.state.scaler and job.accelerator.scaler is not None:
             job.accelerator.scaler.load_state_dict(found.state.scaler)
         self._note(f"resumed from step {found.state.step} of {self.total}")
         if note := processes.difference_in_number(job.accelerator, found.tensors):
             self._note(note)
-
-    def _spare(self) -> Mapping[str, Tensor]:
-        first = self.job.batches.batch(Position(0, 0))
-        world = self.job.accelerator.num_processes
-        if first.examples < world:
-            raise DistributedError(
-                f"a batch of {first.examples} examples cannot be shared by {world} processes",
-                hint="Raise training.batch_size, or start fewer processes.",
-            )
-        return first.micro[0]
 
     def _next(self, position: Position) -> Position:
         if position.index + 1 < self.per_epoch:

@@ -24,7 +24,7 @@ LOW_TOLERANCE = 2e-2  # and where it is not: a few units in the last place of bf
 SAMPLED = 2**20  # of a frozen tensor, at most about as many numbers are watched
 
 # The softmax does not see a shift of all keys, so this gradient is zero but for rounding.
-_WITHOUT_GRADIENT = re.compile(r"(^|\.)(W_k|key|k_proj|k_lin)\.(bias|shift)$")
+_WITHOUT_GRADIENT = re.compile(r"(^|\.)(W_k|key|k_proj|k_lin)\.(bias|shift)(\.\w+)?$")
 _PIECE = 2**20
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -36,22 +36,38 @@ class Proofs:
         results: What was found, for the report; JSON.
     """
 
-    def __init__(self, delta: Delta, results: Mapping[str, Any], *, warmup: int = 0) -> None:
-        """Note how everything stands before the first step of this process.
+    def __init__(
+        self,
+        delta: Delta,
+        results: Mapping[str, Any],
+        *,
+        warmup: int = 0,
+        noted: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Note how everything stands before the first step.
 
         Args:
             delta: On its device.
-            results: Of the same run before it was resumed.
+            results: Of the same run so far.
             warmup: Steps after which a tensor that stands where it stood is an error.
+            noted: What was noted of the same steps before the run was resumed.
         """
         self.results = dict(results)
         self._warmup = warmup
         self._trained = delta.trained()
         self._frozen = {n: p for n, p in delta.base.network.named_parameters() if not p.requires_grad}
         self._frozen_before = checksums(self._frozen.values(), SAMPLED)
-        self._trained_before = None if self._complete else checksums(self._trained.values())
-        self._reached = [False] * len(self._trained)
-        self._steps = 0
+        noted = noted or {"steps": 0, "reached": [False] * len(self._trained), "before": None}
+        self._trained_before: list[int] | None = noted["before"]
+        if self._trained_before is None and not self._complete:
+            self._trained_before = checksums(self._trained.values())
+        self._reached: list[bool] = list(noted["reached"])
+        self._steps: int = noted["steps"]
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        """What conclusions are still to be drawn from; JSON."""
+        return {"steps": self._steps, "reached": self._reached, "before": self._trained_before}
 
     @property
     def _complete(self) -> bool:
@@ -91,7 +107,7 @@ class Proofs:
 
     def _check_gradients(self, *, last: bool) -> None:
         without = [address for address, reached in zip(self._trained, self._reached, strict=True) if not reached]
-        unexplained = [address for address in without if not _WITHOUT_GRADIENT.search(address)]
+        unexplained = self._unexplained(without)
         if not unexplained:
             self.results["tensors_with_gradient"] = len(self._trained) - len(without)
             self.results["tensors_without_gradient"] = without
@@ -105,7 +121,7 @@ class Proofs:
     def _check_moves(self, *, last: bool) -> None:
         assert self._trained_before is not None, "noted at the start"
         moved = [a != b for a, b in zip(self._trained_before, checksums(self._trained.values()), strict=True)]
-        still = [a for a, one in zip(self._trained, moved, strict=True) if not one and not _WITHOUT_GRADIENT.search(a)]
+        still = self._unexplained([a for a, one in zip(self._trained, moved, strict=True) if not one])
         if not still:
             self.results["tensors_moved"] = sum(moved)
             self._trained_before = None
@@ -116,6 +132,14 @@ class Proofs:
                 f"though they received gradients: {_some(still)}",
                 hint="Their type is too coarse for this learning rate: raise it, or use base.dtype=float32.",
             )
+
+    def _unexplained(self, resting: list[str]) -> list[str]:
+        """Return those of the ``resting`` tensors that should not rest.
+
+        A few entries of a table need not be met by the first batches: their block says ``may_rest``.
+        """
+        excused = {a for a, p in self._trained.items() if getattr(p, "may_rest", False)}
+        return [a for a in resting if a not in excused and not _WITHOUT_GRADIENT.search(a)]
 
     def _check_frozen(self) -> None:
         after = checksums(self._frozen.values(), SAMPLED)
@@ -156,12 +180,17 @@ def prove_before(
         # A few rows show it; a whole batch of a large vocabulary would cost memory.
         rows = {name: tensor[:2].to(device) for name, tensor in batch.micro[0].items()}
         difference = _difference_from_base(delta, task, rows, precision)
-    return {
-        "trained_tensors": len(trained),
-        "trained_numbers": sum(p.numel() for p in trained.values()),
-        "supervised_items": batch.items,
-        "difference_from_base": difference,
-    }
+    return _sizes(delta) | {"supervised_items": batch.items, "difference_from_base": difference}
+
+
+def proven_before(results: Mapping[str, Any], delta: Delta) -> dict[str, Any]:
+    """Return what still holds of ``results`` as a new phase begins, which may train other tensors."""
+    return _sizes(delta) | {name: results[name] for name in ("supervised_items", "difference_from_base")}
+
+
+def _sizes(delta: Delta) -> dict[str, Any]:
+    trained = delta.trained().values()
+    return {"trained_tensors": len(trained), "trained_numbers": sum(p.numel() for p in trained)}
 
 
 def checksums(tensors: Iterable[Tensor], most: int | None = None) -> list[int]:

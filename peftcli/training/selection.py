@@ -33,8 +33,13 @@ class Selection:
                 hint="Name a metric in evaluation.select, or leave training.early_stopping out.",
             )
 
-    def consider(self, state: RunState, metrics: Mapping[str, float]) -> bool:
+    def consider(self, state: RunState, metrics: Mapping[str, float], *, finished: bool = True) -> bool:
         """Enter the metrics measured at ``state.step`` into ``state``, and return whether they are the best so far.
+
+        Args:
+            state: Where the run stands.
+            metrics: What was measured.
+            finished: Whether this could be the finished delta; in an earlier phase it is another thing.
 
         Raises:
             RecipeError: The metric was not measured.
@@ -48,6 +53,8 @@ class Selection:
                 f"evaluation.select is {self.metric!r}, which was not measured",
                 hint=f"The metrics of this run are: {names}. Or write 'last'.",
             )
+        if not finished:
+            return False
         if self._better(metrics[self.metric], state):
             state.best_step, state.best_metrics, state.worse = state.step, dict(metrics), 0
             return True

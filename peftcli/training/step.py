@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from peftcli.data.tasks.task import Task
+    from peftcli.delta.delta import Delta
 
 _LEAST_SCALE = 1.0  # of float16's loss: below it the gradient itself is out of range
 
@@ -38,6 +39,7 @@ class Stepper:
     """Takes steps.
 
     Attributes:
+        delta: Whose penalty is added to the loss.
         network: As it was prepared.
         parameters: What trains.
         clip: Largest norm of the gradient.
@@ -45,6 +47,7 @@ class Stepper:
     """
 
     task: Task
+    delta: Delta
     network: nn.Module
     parameters: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
@@ -55,6 +58,9 @@ class Stepper:
     def compute(self, batch: Batch, request: StopRequest) -> Computed:
         """Compute the clipped gradient of ``batch``, and tell the other processes of a ``request`` to stop."""
         loss = self._backward(batch)
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.unscale_(self.optimizer)
+        loss = loss + self._penalise() / self.accelerator.num_processes
         norm = self._clip()
         shared = sum_over_processes(self.accelerator, torch.stack([loss, loss.new_tensor(float(request.requested))]))
         # The only time in a step that the host waits for the device.
@@ -96,9 +102,19 @@ class Stepper:
             total += loss.detach() / batch.items
         return total
 
+    def _penalise(self) -> Tensor | float:
+        """Add the gradient of the methods' penalty, which is the same in every process, and return the penalty."""
+        penalty = self.delta.penalty()
+        if penalty is None:
+            return 0.0
+        # Not backward(): the network's gradients have been averaged over the processes by now.
+        gradients = torch.autograd.grad(penalty, self.parameters, allow_unused=True)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        return penalty.detach()
+
     def _clip(self) -> Tensor:
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = get_total_norm(gradients)
         if self.clip is not None:

@@ -103,6 +103,7 @@ class Virtual:
     count: int = 2
     first_id: int = 50
     after: int = 0
+    infix: int = 0
 
 
 @pytest.mark.parametrize(
@@ -118,3 +119,11 @@ def test_virtual_tokens_stand_in_every_row_and_carry_no_label(after, ids, labels
     assert batch["labels"].tolist() == labels
     assert batch["attention_mask"].tolist() == [[1] * 6, [1] * 4 + [0] * 2]
     assert batch["positions"].tolist() == [3, 4, 8]
+
+
+def test_an_infix_stands_between_each_row_s_prompt_and_what_is_learned():
+    batch = CAUSAL.collate(list(examples([4, 3])), PAD, Virtual(count=3, infix=2))
+    assert batch["input_ids"].tolist() == [[50, 1, 7, 51, 52, 7, 7], [50, 2, 7, 51, 52, 7, PAD]]
+    assert batch["labels"].tolist() == [[-100] * 5 + [7, 7], [-100] * 5 + [7, -100]]
+    assert batch["attention_mask"].tolist() == [[1] * 7, [1] * 6 + [0]]
+    assert batch["positions"].tolist() == [4, 5, 11]  # the last of the infix predicts the first learned token

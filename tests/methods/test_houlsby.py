@@ -30,7 +30,8 @@ def test_the_adapter_stands_before_the_residual_add_of_a_post_norm_layer():
     hidden = plain.network.embeddings(batch["input_ids"])
 
     def A(block, z):
-        return z + F.linear(F.gelu(F.linear(z, block.down, block.down_bias)), block.up, block.up_bias)
+        down, up = block.bottleneck.down, block.bottleneck.up
+        return z + F.linear(F.gelu(F.linear(z, down.weight, down.bias)), up.weight, up.bias)
 
     layer = plain.network.encoder.layer[0]
     x = hidden
@@ -77,7 +78,7 @@ def test_it_starts_at_the_base_or_near_it(start, bound):
 def test_cross_attention_gets_an_adapter_only_when_asked():
     def places(*placement):
         delta = attach((Houlsby(bottleneck=2, placement=placement),), tiny_base("t5"), seed=0)
-        return sum("cross." in a for a in delta.parameters if a.endswith(".down"))
+        return sum("cross." in a for a in delta.parameters if a.endswith("down.weight"))
 
     assert places("after_attention", "after_ffn") == 0
     assert places("after_attention", "after_cross_attention") == 3

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from methods.oracle import beside_peft
+from pydantic import ValidationError
 from tiny import tiny_base, tiny_batch
 
 from peftcli.base.anatomy import Anatomy
 from peftcli.delta.delta import attach
 from peftcli.errors import MethodError
+from peftcli.methods.llama_adapter import LlamaAdapter
+from peftcli.methods.lora import Lora
 from peftcli.methods.prefix import Prefix
 
 MEDIUM = {"model_type": "gpt2", "n_layer": 24, "n_embd": 1024, "n_head": 16}
@@ -109,6 +112,83 @@ def test_training_through_the_network_counts_what_the_paper_trained():
     delta = attach((Prefix(prefix_length=n, hidden=7),), base, seed=0)
     assert delta.size == n * 16 + 16 * 7 + 7 + 2 * 2 * 16 * (7 + 1)
     assert delta.pack().size == Prefix(prefix_length=n).count(base.anatomy)
+
+
+def flat(**settings):
+    return Prefix(prefix_length=N, reparameterise=False, **settings)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3", "phi3", "gpt_neox", "gemma2"])
+def test_a_prefix_that_starts_as_activations_is_these_tokens_before_the_input(family):
+    tokens, batch = [7, 11, 13], tiny_batch(family)
+    method = flat(start="activations", start_text="a b c", positions="shifted").prepared(lambda text: tokens)
+    base, plain = tiny_base(family, "causal-lm"), tiny_base(family, "causal-lm").network
+    attach((method,), base, seed=0)
+    before = torch.tensor([tokens, tokens])
+    whole = {
+        "input_ids": torch.cat([before, batch["input_ids"]], 1),
+        "attention_mask": torch.cat([torch.ones_like(before), batch["attention_mask"]], 1),
+    }
+    real = batch["attention_mask"].bool()
+    difference = (base.network(**batch).logits - plain(**whole).logits[:, N:])[real].abs().max()
+    print(f"{family:8s} max |difference| of a logit to the base model with the tokens: {difference:.1e}")
+    assert difference <= 1e-5
+
+
+@torch.no_grad()
+def test_what_an_encoder_makes_of_the_tokens_is_what_its_prefix_starts_as():
+    method = flat(start="activations", start_text="a b").prepared(lambda text: [7, 11])
+    base, plain = tiny_base("bert"), tiny_base("bert").network
+    block = attach((method,), base, seed=0).blocks()[-1][1]
+    inner = plain.encoder.layer[0].attention.self
+    x = plain.embeddings(torch.tensor([[7, 11, 7]]))[0]
+    assert block.address == "prefix.layers.0.attention"
+    torch.testing.assert_close(block.keys, inner.key(x).view(N, 4, 4).transpose(0, 1))
+    torch.testing.assert_close(block.values, inner.value(x).view(N, 4, 4).transpose(0, 1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["t5", "bart", "roberta", "mistral"])
+def test_activations_are_of_any_tokens_where_no_text_is_given(family):
+    def start(seed):
+        return attach((flat(start="activations"),), tiny_base(family), seed=seed).state()
+
+    one, same, other = start(0), start(0), start(1)
+    assert all(torch.equal(one[n], same[n]) and not torch.equal(one[n], other[n]) for n in one)
+
+
+@torch.no_grad()
+def test_activations_are_those_of_the_base_alone():
+    """The other methods of a stack are not filled yet when a prefix asks."""
+    method = flat(start="activations", start_text="a").prepared(lambda text: [7])
+    alone = attach((method,), tiny_base("llama", "causal-lm"), seed=0).state()
+    base = tiny_base("llama", "causal-lm")
+    base.network.train()
+    stack = attach((Lora(rank=2), method, LlamaAdapter(prompt_length=2)), base, seed=0).state()
+    assert base.network.training
+    assert all(torch.equal(alone[n], stack[n]) for n in alone)
+
+
+def test_the_finished_prefix_does_not_ask_for_activations_again():
+    method = flat(start="activations", start_text="a").prepared(lambda text: [7])
+    delta = attach((method,), tiny_base("gpt2"), seed=0).pack()
+    assert delta.methods == (flat(),)
+    attach(delta.methods, tiny_base("gpt2"), seed=1).load(delta.state())
+
+
+def test_activations_want_a_flat_prefix_tokens_and_a_tokenizer_for_text():
+    for settings in ({"start": "activations"}, {"start_text": "a"}):
+        with pytest.raises(ValidationError, match=r"method\.start"):
+            Prefix(**settings)
+    with pytest.raises(MethodError, match="no tokenizer"):
+        attach((flat(start="activations", start_text="a"),), tiny_base("gpt2"), seed=0)
+    with pytest.raises(MethodError, match="cannot read"):
+        attach((flat(start="activations"),), tiny_base("vit"), seed=0)
+
+
+def test_flat_prefixes_have_the_rate_of_p_tuning_v2():
+    assert (Prefix().learning_rate, flat().learning_rate) == (5e-5, 5e-3)
 
 
 @pytest.mark.parametrize("family", ["deberta-v2", "gpt_neo", "bloom", "falcon"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from methods.oracle import beside_peft
+from pydantic import ValidationError
 from tiny import VOCABULARY, tiny_base, tiny_batch
 
 from peftcli.base.anatomy import Anatomy
@@ -74,6 +75,41 @@ def test_a_start_from_the_vocabulary_takes_rows_as_the_embedding_gives_them():
     ((_, block),) = delta.blocks()
     every = embed(torch.arange(VOCABULARY))
     assert all(any(torch.equal(row, known) for known in every) for row in block.prompt)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("words", "rows"), [((7, 9), [7, 9, 7, 9]), ((5, 6, 7, 8, 9), [5, 6, 7, 8])])
+def test_a_start_from_text_repeats_or_cuts_its_tokens(words, rows):
+    base = tiny_base("gemma3_text", "causal-lm")
+    embed = base.module(base.sites(("embeddings",))[0])
+    method = Prompt(prompt_length=N, start="text", start_text="sort it").prepared({"sort it": list(words)}.__getitem__)
+    ((_, block),) = attach((method,), base, seed=0).blocks()
+    assert torch.equal(block.prompt, embed(torch.tensor(rows)))
+
+
+def test_a_start_from_text_needs_text_with_tokens_and_a_tokenizer():
+    for settings in ({"start": "text"}, {"start_text": "sort it"}):
+        with pytest.raises(ValidationError, match="start"):
+            Prompt(**settings)
+    method = Prompt(start="text", start_text=" ")
+    with pytest.raises(MethodError, match="no token"):
+        method.prepared(lambda text: [])
+    with pytest.raises(MethodError, match="no tokenizer"):
+        attach((method,), tiny_base("gpt2"), seed=0)
+
+
+def test_the_finished_delta_is_attached_without_a_tokenizer():
+    method = Prompt(prompt_length=N, start="text", start_text="sort it").prepared(lambda text: [7, 9])
+    delta = attach((method,), tiny_base("gpt2"), seed=0).pack()
+    assert delta.methods == (Prompt(prompt_length=N, start="random"),)
+    fresh = attach(delta.methods, tiny_base("gpt2"), seed=1)
+    fresh.load(delta.state())
+    assert torch.equal(fresh.blocks()[0][1].prompt, delta.blocks()[0][1].prompt)
+
+
+def test_a_prompt_that_leaves_no_room_for_text_is_refused():
+    with pytest.raises(MethodError, match="has 40 positions"):
+        Prompt(prompt_length=40).count(tiny_base("gpt2").anatomy)
 
 
 def test_the_count_is_length_times_the_embedding_width():

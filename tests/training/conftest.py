@@ -123,7 +123,7 @@ def make_job(tmp_path: Path, task: Classification) -> Callable[..., Job]:
                 world=accelerator.num_processes,
             ),
             training=TrainingSection(**{"epochs": 2.0, **(section or {})}),
-            rates=dict.fromkeys(delta.trained(), learning_rate),
+            rates=lambda delta: dict.fromkeys(delta.trained(), learning_rate),
             evaluate=measure,
             every="epoch",
             select="loss",

@@ -204,7 +204,8 @@ def test_bfloat16_trains_a_float32_delta(make_job):
 def test_each_tensor_moves_with_its_own_rate(make_job):
     job = make_job(section={"warmup": 0, "weight_decay": 0.0, "steps": 1, "epochs": None}, select="last")
     before = job.delta.state()
-    object.__setattr__(job, "rates", {a: 1e-3 if a in job.delta.head else 1e-2 for a in job.rates})
+    rates = {a: 1e-3 if a in job.delta.head else 1e-2 for a in job.delta.trained()}
+    object.__setattr__(job, "rates", lambda _: rates)
     outcome = fit(job)
     moved = {a: (t - before[a]).abs().max().item() for a, t in job.delta.state().items()}
     # The first step of AdamW is the learning rate itself, wherever there is a gradient.

@@ -166,3 +166,16 @@ def test_preparing_leaves_no_trace_under_mixed_precision(make_job):
         assert set(vars(network)) == before
     finally:
         AcceleratorState._reset_state(True)
+
+
+@pytest.mark.parametrize("name", ["lt_sft", "diff_pruning"])
+def test_two_processes_agree_on_a_mask_and_go_on_to_the_second_phase(make_job, tmp_path, name):
+    method = find(name)(entries=60)
+
+    def work(accelerator):
+        job = job_of(make_job, accelerator=accelerator, methods=(method,))
+        return told(job, fit(job)) | {"masks": {a: b.tolist() for a, b in job.delta.buffers.items()}}
+
+    first, second = on_two_processes(tmp_path, work)
+    assert first == second
+    assert sum(len(indices) for indices in first["masks"].values()) == 60

@@ -104,7 +104,7 @@ class Proving:
         self.job = job
         self.proofs = Proofs(job.delta, {}, warmup=warmup)
         self.optimizer = torch.optim.AdamW(
-            job.delta.trained().values(), lr=next(iter(job.rates.values())), weight_decay=0.0
+            job.delta.trained().values(), lr=next(iter(job.rates(job.delta).values())), weight_decay=0.0
         )
 
     def three_steps(self):

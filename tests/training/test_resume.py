@@ -15,10 +15,12 @@ import pytest
 from safetensors.torch import save
 
 from peftcli import files
+from peftcli.delta.registry import find
 from peftcli.errors import ArtifactError, DivergedError, ResourceError, Stopped
 from peftcli.training.loop import fit
 
 SECTION = {"checkpoint_every": 1, "epochs": 2.0}
+DIFF = find("diff_pruning")(entries="5%", l0_penalty=1e-3)
 
 
 class Killed(BaseException):
@@ -90,11 +92,19 @@ def step_checkpoints(folder):
     return sorted((folder / "checkpoints").glob("step-*"))
 
 
-def test_a_run_killed_at_any_file_operation_resumes_to_the_same_bits(run, folder, monkeypatch):
-    keys = {"section": {"epochs": 2.0, "checkpoint_every": 2}}
+# One phase; and two that train other tensors each, with checkpoints at their border and, sampled, inside of them.
+KILLED = {
+    "lora": (1, {"section": {"epochs": 2.0, "checkpoint_every": 2}}),
+    "lt_sft": (1, {"section": {"epochs": 2.0, "checkpoint_every": 2}, "rows": 8, "methods": (find("lt_sft")(),)}),
+    "diff_pruning": (9, {"section": {"epochs": 2.0, "checkpoint_every": 1}, "rows": 8, "methods": (DIFF,)}),
+}
+
+
+@pytest.mark.parametrize(("stride", "keys"), KILLED.values(), ids=KILLED)
+def test_a_run_killed_at_any_file_operation_resumes_to_the_same_bits(run, folder, monkeypatch, stride, keys):
     count, expected = operations(run, monkeypatch, **keys)
-    assert count > 100
-    for number in range(1, count + 1):
+    assert count > 70
+    for number in range(1, count + 1, stride):
         monkeypatch.setattr(files, "_operations", failing_at(number, die))
         with pytest.raises(Killed):
             run("killed", **keys)

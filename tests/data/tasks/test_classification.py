@@ -146,6 +146,7 @@ class Virtual:
     count: int = 2
     first_id: int = 90
     after: int = 1
+    infix: int = 0
 
 
 def test_batches_are_padded_on_the_right_with_virtual_tokens_inside(pairs):
@@ -157,6 +158,15 @@ def test_batches_are_padded_on_the_right_with_virtual_tokens_inside(pairs):
     assert plain["input_ids"][1, -1] == 0
     assert batch["attention_mask"].tolist() == [[1] * 8, [1] * 7 + [0]]
     assert batch["token_type_ids"].tolist() == [[0] * 6 + [1, 1], [0] * 5 + [1, 1, 0]]
+
+
+def test_an_infix_stands_at_the_end_of_a_text_that_nothing_follows(pairs):
+    rows = [{"text": "the cat", "text_pair": "a", "label": "yes"}, {"text": "the", "text_pair": "a", "label": "no"}]
+    examples = list(PAIR.encode(table(*rows), pairs, 8))
+    plain, batch = PAIR.collate(examples, 0, None), PAIR.collate(examples, 0, Virtual(count=3, infix=2))
+    first, second = plain["input_ids"].tolist()
+    assert batch["input_ids"].tolist() == [[2, 90, *first[1:], 91, 92], [2, 90, *second[1:-1], 91, 92, 0]]
+    assert batch["attention_mask"].tolist() == [[1] * 9, [1] * 8 + [0]]
 
 
 def test_the_loss_is_the_sum_over_rows_and_outcomes_say_each(pairs):

@@ -74,7 +74,7 @@ def theirs(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
     examples = prepared.encode(splits.train)
-    rows = [{"labels": e.ids["labels"][0], **{k: v for k, v in e.ids.items() if k != "labels"}} for e in examples]
+    rows = [{**e.ids, "labels": e.label} for e in examples]
     batches = Batches(
         examples=examples,
         task=prepared.task,
@@ -154,7 +154,7 @@ def one(options: argparse.Namespace) -> None:
 def turn(variant: str, arguments: list[str]) -> dict[str, Any]:
     """Run one variant in a fresh process."""
     command = [sys.executable, __file__, "--variant", variant, *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     found: dict[str, Any] = json.loads(done.stdout.split("RESULT ", 1)[1])
     mean = statistics.mean(found["losses"])
     rate = found["tokens"] / found["seconds"]

@@ -38,4 +38,5 @@ class LowRank(WeightDelta):
         return self.scale * (self.B[rows] @ self.A)
 
     def delta_columns(self, columns: slice) -> torch.Tensor:
-        return self.scale * (self.B @ self.A[:, columns])
+        # As a layer that stores its weight transposed would multiply: to the last bit what others fold into it.
+        return (self.scale * (self.A[:, columns].T @ self.B.T)).T

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from peftcli import files
 from peftcli.data.datasets import Splits, load_data
+from peftcli.errors import ResourceError
 from peftcli.pipeline.adapting import Prepared, methods_of, prepare
 from peftcli.pipeline.devices import is_main, make_accelerator, precision
-from peftcli.pipeline.folders import CHECKPOINTS, run_folder
+from peftcli.pipeline.folders import CHECKPOINTS, REPORT, run_folder
 from peftcli.pipeline.progress import Progress
 from peftcli.pipeline.rates import learning_rates
 from peftcli.recipe.read import to_yaml
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from peftcli.training.loop import Job
 
 RUNS = Path("runs")
+RECIPE = "recipe.yaml"
 BASE_SCORES = "base.json"
 CPU_MICRO_BATCH = 8  # examples: pieces of equal lengths carry less padding, and a CPU loses nothing by small ones
 
@@ -98,8 +100,22 @@ def train(recipe: Recipe, options: TrainOptions, progress: Progress) -> Finished
     """
     folder = options.out or RUNS / str(recipe.name)
     with run_folder(folder, resume=options.resume, overwrite=options.overwrite, main=is_main()):
+        if options.resume and (folder / REPORT).exists():
+            return _finished_before(recipe, folder, progress)
         run = _prepare(recipe, folder, progress)
         return _train(run, resume=options.resume)
+
+
+def _finished_before(recipe: Recipe, folder: Path, progress: Progress) -> Finished:
+    """Return a run that has nothing left to do: its report is the last thing that was written."""
+    if (folder / RECIPE).read_text(encoding="utf-8") != to_yaml(recipe):
+        raise ResourceError(
+            "holds a finished run of another recipe",
+            where=str(folder),
+            hint="Choose another folder with --out, or write --overwrite.",
+        )
+    progress.note("the run is finished already; there is nothing to resume")
+    return Finished(folder=folder, report=files.read_json(folder / REPORT))
 
 
 def _prepare(recipe: Recipe, folder: Path, progress: Progress) -> Run:
@@ -240,7 +256,7 @@ def _write(run: Run, delta: Delta, report: dict[str, Any]) -> None:
 
     folder = run.folder / DELTA_FOLDER
     save(folder, reporting.artifact_contents(run, delta), overwrite=True)
-    files.write_text(run.folder / "recipe.yaml", to_yaml(run.recipe))
+    files.write_text(run.folder / RECIPE, to_yaml(run.recipe))
     report["cost"]["artifact_bytes"] = reporting.artifact_bytes(folder)
     write_report(run.folder, report)
     shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)

@@ -139,7 +139,9 @@ def _warnings(reports: Sequence[Report], groups: Sequence[Sequence[Report]]) -> 
     if len({tuple(sorted(r.training.seed for r in group)) for group in groups}) > 1:
         found.append("Rows were run with different seeds.")
     if len({canonical([r.environment.get(key) for key in MACHINE]) for r in reports}) > 1:
-        found.append("Runs were made on different machines: seconds and peak memory do not compare.")
+        found.append(
+            "Runs were made on different machines, versions or threads: seconds and peak memory do not compare."
+        )
     counted = sum(len(group) for group in groups)
     if counted < len(reports):
         found.append(f"{len(reports) - counted} of {len(reports)} runs repeat another's recipe and seed; left out.")

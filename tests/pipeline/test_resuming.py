@@ -36,7 +36,7 @@ def test_bad_data_leaves_no_folder_and_costs_no_earlier_run(tmp_path):
     bad.write_text('{"text": "cut short')
     broken = read(path, [f"data.train={bad}"])
     with pytest.raises(DataError):
-        train(broken, TrainOptions(out=tmp_path / "new"), Silent())
+        train(broken, TrainOptions(out=tmp_path / "new/run"), Silent())
     assert not (tmp_path / "new").exists()
     train(read(path), TrainOptions(out=tmp_path / "old"), Silent())
     before = sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "old/delta").iterdir())

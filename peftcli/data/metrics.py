@@ -1,16 +1,13 @@
-"""The metrics, from outcomes; and the user's own, through the evaluate library."""
+"""Which metrics there are, and the user's own, through the evaluate library."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from peftcli.data.complaints import did_you_mean, listed, raise_all
 from peftcli.errors import DataError, Problem
-
-if TYPE_CHECKING:
-    import numpy as np
 
 LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
 
@@ -36,31 +33,15 @@ def check_names(names: Sequence[str], known: Sequence[str]) -> None:
     raise_all(problems)
 
 
-def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Return the fraction of predictions that are the label."""
-    return float((labels == predictions).mean())
-
-
-def macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Return the mean over labels of 2 TP / (2 TP + FP + FN), over those that occur or are predicted."""
-    import numpy as np
-
-    scores = []
-    for label in np.union1d(labels, predictions):
-        hits = np.sum((labels == label) & (predictions == label))
-        scores.append(2 * hits / (np.sum(labels == label) + np.sum(predictions == label)))
-    return float(np.mean(scores))
-
-
-def own_metric(path: str, labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """Return what the metric module at ``path`` computes from the numbers of labels and predictions.
+def own_metric(path: str, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
+    """Return what the metric module at ``path`` computes.
 
     Raises:
         DataError: Some of its values are not numbers.
     """
     import evaluate
 
-    values = evaluate.load(path).compute(predictions=predictions.tolist(), references=labels.tolist()) or {}
+    values = evaluate.load(path).compute(predictions=predictions, references=references) or {}
     try:
         return {str(name): float(value) for name, value in values.items()}
     except (TypeError, ValueError):

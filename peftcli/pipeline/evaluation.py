@@ -18,9 +18,8 @@ from peftcli.pipeline.reading import read
 from peftcli.recipe.recipe import TrainingSection
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from peftcli.data.tables import Table
+    from peftcli.data.tasks.task import Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +92,7 @@ def _rows(opened: Opened, request: EvaluationRequest) -> Table:
 
 def _measure(
     opened: Opened, table: Table, request: EvaluationRequest, *, virtual: bool
-) -> tuple[dict[str, float], np.ndarray]:
+) -> tuple[dict[str, float], list[Outcome]]:
     from peftcli.training.evaluation import EvaluationSettings, evaluate
 
     prepared = opened.prepared
@@ -110,11 +109,11 @@ def _measure(
     return evaluate(prepared.base.network, prepared.task, prepared.encode(table), settings)
 
 
-def _write_predictions(path: Path, opened: Opened, table: Table, outcomes: np.ndarray) -> None:
+def _write_predictions(path: Path, opened: Opened, table: Table, outcomes: list[Outcome]) -> None:
     task = opened.prepared.task
     examples = opened.prepared.encode(table)
     lines = [
-        json.dumps(task.describe(table.rows[example.row], outcome.tolist()), ensure_ascii=False)
+        json.dumps(task.describe(table.rows[example.row], outcome), ensure_ascii=False)
         for example, outcome in zip(examples, outcomes, strict=True)
     ]
     files.write_text(path, "\n".join(lines) + "\n")

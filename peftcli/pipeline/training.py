@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftcli import files
 from peftcli.data.datasets import Splits, load_data
-from peftcli.errors import ResourceError
+from peftcli.errors import MethodError, ResourceError
 from peftcli.pipeline.adapting import Prepared, methods_of, prepare
 from peftcli.pipeline.devices import is_main, make_accelerator, precision
 from peftcli.pipeline.folders import CHECKPOINTS, REPORT, clear, run_folder
@@ -152,6 +152,10 @@ def _train(run: Run, *, resume: bool) -> Finished:
     run.prepared.base.network.to(run.accelerator.device)
     base_scores = _base_scores(run, resume=resume)
     delta = attach(run.prepared.methods, run.prepared.base, seed=run.recipe.seed)
+    if not delta.trained():
+        names = " + ".join(m.name for m in delta.methods)
+        what = f"{names} has nothing to train: {run.prepared.task.name} brings no head of its own"
+        raise MethodError(what, hint="Choose a method that changes the base model (see 'peft methods').")
     telling.tell_delta(run, delta)
     seed_all(run.recipe.seed + run.accelerator.process_index)
     outcome = fit(_job(run, delta, resume=resume))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -12,12 +13,11 @@ from peftcli.data.batches import VirtualTokens, evaluation_batches
 from peftcli.training.modes import evaluating
 
 if TYPE_CHECKING:
-    import numpy as np
     from accelerate import Accelerator
     from torch import nn
 
     from peftcli.data.examples import Examples
-    from peftcli.data.tasks.task import Task
+    from peftcli.data.tasks.task import Outcome, Task
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -47,7 +47,7 @@ def evaluate(
     examples: Examples,
     settings: EvaluationSettings,
     metrics: Sequence[str] | None = None,
-) -> tuple[dict[str, float], np.ndarray]:
+) -> tuple[dict[str, float], list[Outcome]]:
     """Return the metrics of ``network`` on ``examples``, ``n`` among them, and the outcome of every example.
 
     All processes of a run call this together, and all get the whole result. The network itself is called and not a
@@ -60,11 +60,11 @@ def evaluate(
         settings: How.
         metrics: Which; None for all that the task has.
 
-    Shapes: the outcomes (examples, task.columns) in float64, in the order of ``examples``.
+    Returns:
+        The metrics, and the outcomes in the order of ``examples``.
     """
     accelerator = settings.accelerator
-    # Each process fills in its own rows, so that the sum over the processes is the whole table.
-    table = torch.zeros(len(examples), len(task.columns), dtype=torch.float64, device=accelerator.device)
+    found: list[tuple[int, Outcome]] = []
     batches = evaluation_batches(
         examples,
         task,
@@ -76,12 +76,19 @@ def evaluate(
     )
     with evaluating(network), torch.inference_mode(), autocast(accelerator.device, settings.precision):
         for indices, batch in batches:
-            outcomes = task.outcomes(network, {k: t.to(table.device, non_blocking=True) for k, t in batch.items()})
-            table[indices] = outcomes.to(table)
-        if accelerator.num_processes > 1:
-            table = accelerator.reduce(table, reduction="sum")
-    outcomes_of_all = table.cpu().numpy()
-    return {**task.metrics(outcomes_of_all, metrics), "n": len(examples)}, outcomes_of_all
+            on_device = {k: t.to(accelerator.device, non_blocking=True) for k, t in batch.items()}
+            found += zip(indices, task.outcomes(network, on_device), strict=True)
+    outcomes = _of_all(found, accelerator)
+    return {**task.metrics(outcomes, metrics), "n": len(examples)}, outcomes
+
+
+def _of_all(found: list[tuple[int, Outcome]], accelerator: Accelerator) -> list[Outcome]:
+    """Return the outcomes that all processes found, in the order of the examples."""
+    if accelerator.num_processes > 1:
+        from accelerate.utils import gather_object
+
+        found = gather_object(found)
+    return [outcome for _, outcome in sorted(found, key=itemgetter(0))]
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

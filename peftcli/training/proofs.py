@@ -254,8 +254,7 @@ def _difference_from_base(delta: Delta, task: Task, rows: dict[str, Tensor], pre
 
 def _losses(task: Task, network: nn.Module, rows: dict[str, Tensor]) -> Tensor:
     """Return the loss of each row: unlike a prediction it cannot jump where two answers are equally good."""
-    outcomes = task.outcomes(network, rows)
-    return outcomes[:, [task.columns.index("loss")]] if "loss" in task.columns else outcomes
+    return torch.tensor([outcome["loss"] for outcome in task.outcomes(network, rows)])
 
 
 def _some(names: list[str]) -> str:

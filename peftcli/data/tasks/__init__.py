@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from peftcli.data.tasks.causal_lm import CausalLm
 from peftcli.data.tasks.classification import Classification
 from peftcli.data.tasks.task import Task
-from peftcli.errors import ArtifactError
+from peftcli.errors import ArtifactError, Problem, RecipeError
 
 if TYPE_CHECKING:
     from peftcli.data.tables import Table
@@ -26,7 +26,12 @@ def make_task(section: DataSection, train: Table) -> Task:
         RecipeError: ``data.columns`` or ``data.labels`` says what the task cannot mean.
         DataError: A column is not in the files, or there are fewer than two labels.
     """
-    return _TASKS[section.task].from_section(section, train)
+    task = _TASKS[section.task]
+    special = {key for other in _TASKS.values() for key in other.settings}
+    meaningless = (section.model_fields_set & special) - set(task.settings)
+    if problems := [Problem(what=f"data.{key} means nothing for {task.name}") for key in sorted(meaningless)]:
+        raise RecipeError(problems)
+    return task.from_section(section, train)
 
 
 def task_from_manifest(manifest: Mapping[str, Any]) -> Task:

@@ -11,16 +11,16 @@ from peftcli.data.examples import IGNORED, Example, Examples, check_ids, pad_exa
 from peftcli.data.metrics import is_module
 from peftcli.data.tasks.columns import absent, check_roles, require, text_problems
 from peftcli.data.tasks.labelled_logits import labelled_logits
-from peftcli.data.tasks.task import Task, normalised
+from peftcli.data.tasks.task import Outcome, Task, normalised
 from peftcli.errors import DataError, Problem
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
     from peftcli.data.examples import VirtualTokens
     from peftcli.data.tables import Row, Table
+    from peftcli.metrics.scored import Scored
     from peftcli.recipe.recipe import DataSection
 
 _CHUNK = 4096
@@ -43,7 +43,6 @@ class CausalLm(Task):
     model_class: ClassVar[str] = "AutoModelForCausalLM"
     new_head: ClassVar[bool] = False
     select: ClassVar[str] = "loss"
-    columns: ClassVar[tuple[str, ...]] = ("loss", "tokens")
     metric_names: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
     inputs: ClassVar[tuple[str, ...]] = ("prompt",)
 
@@ -80,18 +79,18 @@ class CausalLm(Task):
         return f"{text}{SEPARATOR}" if text and not text[-1].isspace() else text
 
     def encode(
-        self, table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int, vocabulary: int | None = None
+        self, table: Table, reader: PreTrainedTokenizerBase, max_length: int, vocabulary: int | None = None
     ) -> Examples:
         """Return the examples; rows whose completion does not fit are left out, and refused if more than 1 %."""
         raise_all(self.problems(table))
-        frame = _Frame.of(tokenizer, max_length)
+        frame = _Frame.of(reader, max_length)
         examples: list[Example] = []
         dropped: list[str] = []
         truncated = 0
         for start in range(0, len(table), _CHUNK):
             rows = table.rows[start : start + _CHUNK]
-            prompts = _tokens(tokenizer, [self.prompt(row) for row in rows])
-            completions = _tokens(tokenizer, [row.values[self.column_names["completion"]] for row in rows])
+            prompts = _tokens(reader, [self.prompt(row) for row in rows])
+            completions = _tokens(reader, [row.values[self.column_names["completion"]] for row in rows])
             for index, row in enumerate(rows):
                 example, cut = frame.example(prompts[index], completions[index], start + index, row.where)
                 truncated += cut
@@ -119,7 +118,7 @@ class CausalLm(Task):
         """Return the cross entropy summed over the labelled tokens."""
         return _losses(network, batch).sum()
 
-    def outcomes(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    def outcomes(self, network: nn.Module, batch: Mapping[str, Tensor]) -> list[Outcome]:
         """Return the summed loss and the number of labelled tokens of every row."""
         import torch
 
@@ -128,17 +127,15 @@ class CausalLm(Task):
             rows, width = batch["labels"].shape
             row = batch["positions"] // width
             sums = losses.new_zeros(rows).index_add(0, row, losses)
-            return torch.stack([sums, losses.new_zeros(rows).index_add(0, row, torch.ones_like(losses))], dim=1)
+            tokens = torch.bincount(row, minlength=rows)
+        return [{"loss": loss, "tokens": n} for loss, n in zip(sums.tolist(), tokens.tolist(), strict=True)]
 
-    def metrics(self, outcomes: np.ndarray, names: Sequence[str] | None) -> dict[str, float]:
+    def scored(self, outcomes: Sequence[Outcome], names: Sequence[str]) -> dict[str, Scored]:
         """Return the loss per token and its exponential, the perplexity."""
-        import numpy as np
+        from peftcli.metrics.scored import perplexity, ratio
 
-        names = self.metric_names if names is None else names
-        self.check_metrics(names)
-        loss = float(outcomes[:, 0].sum() / outcomes[:, 1].sum())
-        values = {"loss": loss, "perplexity": float(np.exp(loss))}
-        return {name: values[name] for name in names}
+        losses, tokens = [o["loss"] for o in outcomes], [o["tokens"] for o in outcomes]
+        return {name: {"loss": ratio, "perplexity": perplexity}[name](losses, tokens) for name in names}
 
     def check_metrics(self, names: Sequence[str]) -> None:
         """Check the metrics that a recipe names; metric modules need predictions, and there are none."""
@@ -146,10 +143,11 @@ class CausalLm(Task):
         raise_all([Problem(what="causal-lm has no predictions that a metric module could read", where=n) for n in own])
         super().check_metrics(names)
 
-    def describe(self, row: Row, outcome: Sequence[float]) -> dict[str, Any]:
+    def describe(self, row: Row, outcome: Outcome) -> dict[str, Any]:
         """Return the row's texts, its loss per token and its tokens."""
         texts = {role: row.values[name] for role, name in self.column_names.items()}
-        return {"where": row.where, **texts, "loss": float(outcome[0] / outcome[1]), "tokens": int(outcome[1])}
+        tokens = outcome["tokens"]
+        return {"where": row.where, **texts, "loss": outcome["loss"] / tokens, "tokens": tokens}
 
     def _counts(self, examples: Sequence[Example], rows: int, truncated: int) -> dict[str, int]:
         return {

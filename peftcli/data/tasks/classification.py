@@ -6,20 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from peftcli.data import metrics as measures
 from peftcli.data.complaints import SHOWN_PROBLEMS, did_you_mean, lines, listed, raise_all
 from peftcli.data.examples import Example, Examples, check_ids, pad_examples
 from peftcli.data.tasks.columns import absent, check_roles, kind, mixture, require, text_problems
-from peftcli.data.tasks.task import Task
+from peftcli.data.tasks.task import Outcome, Task
 from peftcli.errors import ArtifactError, DataError, Problem, RecipeError
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
     from peftcli.data.examples import VirtualTokens
     from peftcli.data.tables import Row, Table
+    from peftcli.metrics.scored import Scored
     from peftcli.recipe.recipe import DataSection
 
 _CHUNK = 4096
@@ -38,8 +37,8 @@ class Classification(Task):
     model_class: ClassVar[str] = "AutoModelForSequenceClassification"
     new_head: ClassVar[bool] = True
     select: ClassVar[str] = "accuracy"
-    columns: ClassVar[tuple[str, ...]] = ("loss", "label", "prediction")
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "loss")
+    more_metrics: ClassVar[tuple[str, ...]] = ("f1_micro", "f1_weighted", "matthews")
     inputs: ClassVar[tuple[str, ...]] = ("text", "text_pair")
 
     labels: tuple[str, ...] = ()
@@ -89,14 +88,14 @@ class Classification(Task):
         return _label_text(row.values.get(self.column_names["label"])) or ""
 
     def encode(
-        self, table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int, vocabulary: int | None = None
+        self, table: Table, reader: PreTrainedTokenizerBase, max_length: int, vocabulary: int | None = None
     ) -> Examples:
         """Return the examples; longer texts are cut at the right."""
         raise_all(self.problems(table))
         examples: list[Example] = []
         truncated = 0
         for start in range(0, len(table), _CHUNK):
-            found, cut = self._encode(table.rows[start : start + _CHUNK], tokenizer, max_length)
+            found, cut = self._encode(table.rows[start : start + _CHUNK], reader, max_length)
             examples.extend(replace(example, row=start + example.row) for example in found)
             truncated += cut
         check_ids(examples, vocabulary)
@@ -126,37 +125,49 @@ class Classification(Task):
 
         return functional.cross_entropy(_logits(network, batch), batch["labels"], reduction="sum")
 
-    def outcomes(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return loss, label and prediction of every row."""
+    def outcomes(self, network: nn.Module, batch: Mapping[str, Tensor]) -> list[Outcome]:
+        """Return loss, label and prediction of every row, the latter two as numbers."""
         import torch
         from torch.nn import functional
 
         with torch.no_grad():
             logits = _logits(network, batch)
             losses = functional.cross_entropy(logits, batch["labels"], reduction="none")
-            return torch.stack([losses.double(), batch["labels"].double(), logits.argmax(-1).double()], dim=1)
+            found = zip(losses.tolist(), batch["labels"].tolist(), logits.argmax(-1).tolist(), strict=True)
+        return [{"loss": loss, "label": label, "prediction": prediction} for loss, label, prediction in found]
 
-    def metrics(self, outcomes: np.ndarray, names: Sequence[str] | None) -> dict[str, float]:
-        """Return accuracy, macro F1 and mean loss, or those of ``names`` and what their metric modules compute."""
-        names = self.metric_names if names is None else names
-        self.check_metrics(names)
-        losses, labels, predictions = outcomes[:, 0], outcomes[:, 1].astype(int), outcomes[:, 2].astype(int)
-        values: dict[str, float] = {}
-        for name in names:
-            if measures.is_module(name):
-                values |= measures.own_metric(name, labels, predictions)
-            elif name == "loss":
-                values[name] = float(losses.mean())
-            else:
-                values[name] = {"accuracy": measures.accuracy, "f1": measures.macro_f1}[name](labels, predictions)
-        return values
+    def scored(self, outcomes: Sequence[Outcome], names: Sequence[str]) -> dict[str, Scored]:
+        """Return accuracy, F1 and their kin over the labels, and the mean loss."""
+        import numpy as np
 
-    def describe(self, row: Row, outcome: Sequence[float]) -> dict[str, Any]:
+        from peftcli.metrics import classes
+        from peftcli.metrics.scored import mean
+
+        labels, predictions = (np.array([o[key] for o in outcomes], dtype=int) for key in ("label", "prediction"))
+        return {
+            name: mean([o["loss"] for o in outcomes])
+            if name == "loss"
+            else classes.scored(name, labels, predictions, len(self.labels))
+            for name in names
+        }
+
+    def details(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+        """Return precision, recall and F1 of every label, and the confusion matrix (rows: what was right)."""
+        import numpy as np
+
+        from peftcli.metrics import classes
+
+        labels, predictions = (np.array([o[key] for o in outcomes], dtype=int) for key in ("label", "prediction"))
+        return {
+            "classes": classes.class_table(labels, predictions, self.labels),
+            "confusion": classes.confusion(labels, predictions, len(self.labels)),
+        }
+
+    def describe(self, row: Row, outcome: Outcome) -> dict[str, Any]:
         """Return the row's texts, its label and the predicted one."""
         texts = {role: row.values[self.column_names[role]] for role in self.inputs if role in self.column_names}
-        loss, label, prediction = outcome
-        named = {"label": self.labels[int(label)], "prediction": self.labels[int(prediction)]}
-        return {"where": row.where, **texts, **named, "loss": float(loss)}
+        named = {key: self.labels[outcome[key]] for key in ("label", "prediction")}
+        return {"where": row.where, **texts, **named, "loss": outcome["loss"]}
 
     def _encode(
         self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int

@@ -6,19 +6,21 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from peftcli.data.metrics import LOWER_IS_BETTER, check_names, is_module
+from peftcli.data.metrics import LOWER_IS_BETTER, check_names, is_module, own_metric
 from peftcli.errors import ArtifactError, Problem
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor, nn
-    from transformers import PreTrainedTokenizerBase
 
     from peftcli.data.examples import Example, Examples, VirtualTokens
     from peftcli.data.tables import Row, Table
+    from peftcli.metrics.scored import Scored
     from peftcli.recipe.recipe import DataSection
+
+Outcome = dict[str, Any]
+"""What was measured of one example, for JSON: its loss, what was right, what the network said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,16 @@ class Task(ABC):
     """A task whose columns are found.
 
     Attributes:
+        name: What a recipe calls it.
+        model_class: The transformers class with the head that it needs.
+        new_head: Whether that head is new, rather than a part of what was pretrained.
+        reads: What turns its rows into numbers: a tokenizer, or an image processor.
+        select: The metric by which the best checkpoint is kept.
+        metric_names: The metrics that are measured by default.
+        more_metrics: Further ones that a recipe may ask for.
+        text_metrics: Those of texts that the network generates.
+        settings: The keys of a recipe's data section that mean something here beside those that always do.
+        inputs: The columns that make two rows the same question.
         column_names: What the task calls a column -> what the files call it.
         max_length: Longest input in tokens as the recipe or a run decided it; None where neither did.
     """
@@ -33,9 +45,12 @@ class Task(ABC):
     name: ClassVar[str]
     model_class: ClassVar[str]
     new_head: ClassVar[bool]
+    reads: ClassVar[Literal["text", "images"]] = "text"
     select: ClassVar[str]
-    columns: ClassVar[tuple[str, ...]]
     metric_names: ClassVar[tuple[str, ...]]
+    more_metrics: ClassVar[tuple[str, ...]] = ()
+    text_metrics: ClassVar[tuple[str, ...]] = ()
+    settings: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[tuple[str, ...]]
 
     column_names: Mapping[str, str]
@@ -65,19 +80,17 @@ class Task(ABC):
         """Return what is wrong with the rows of ``table``, with their lines."""
 
     @abstractmethod
-    def encode(
-        self, table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int, vocabulary: int | None = None
-    ) -> Examples:
+    def encode(self, table: Table, reader: Any, max_length: int, vocabulary: int | None = None) -> Examples:  # noqa: ANN401
         """Return the examples of ``table``.
 
         Args:
             table: The rows.
-            tokenizer: A fast tokenizer.
+            reader: What ``reads`` says: a fast tokenizer, or the model's own image processor.
             max_length: Most tokens of one example, special ones included, virtual ones not.
             vocabulary: How many vectors the base model has; ids beyond it are refused.
 
         Raises:
-            DataError: Rows do not fit the task, the tokenizer or the base model.
+            DataError: Rows do not fit the task, the reader or the base model.
         """
 
     @abstractmethod
@@ -93,18 +106,38 @@ class Task(ABC):
         """Return the loss summed over the items of the batch, computed in float32."""
 
     @abstractmethod
-    def outcomes(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return what the metrics need of every example, without gradients.
+    def outcomes(self, network: nn.Module, batch: Mapping[str, Tensor]) -> list[Outcome]:
+        """Return what the metrics need of every example of the batch, ``loss`` among it, without gradients."""
 
-        Shapes: (examples, columns) in float64.
+    @abstractmethod
+    def scored(self, outcomes: Sequence[Outcome], names: Sequence[str]) -> dict[str, Scored]:
+        """Return the task's metrics called ``names``, each as what every example adds to it."""
+
+    def metrics(self, outcomes: Sequence[Outcome], names: Sequence[str] | None) -> dict[str, float]:
+        """Return the metrics of ``outcomes``: by default all that the task has, or those of ``names`` and own modules.
+
+        Raises:
+            DataError: There is no such metric, or an own module's value is not a number.
         """
+        names = self.metric_names if names is None else names
+        self.check_metrics(names)
+        scored = self.scored(outcomes, [name for name in names if not is_module(name)])
+        values: dict[str, float] = {}
+        for name in names:
+            values |= own_metric(name, *self.answers(outcomes)) if is_module(name) else {name: scored[name].value}
+        return values
+
+    def answers(self, outcomes: Sequence[Outcome]) -> tuple[list[Any], list[Any]]:
+        """Return what a metric module of the user's own is given: the predictions, and what was right."""
+        return [outcome["prediction"] for outcome in outcomes], [outcome["label"] for outcome in outcomes]
+
+    def details(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+        """Return what a report shows beside the metrics, for JSON: scores by class, a confusion matrix."""
+        del outcomes
+        return {}
 
     @abstractmethod
-    def metrics(self, outcomes: np.ndarray, names: Sequence[str] | None) -> dict[str, float]:
-        """Return the metrics of ``outcomes``, by default all that the task has."""
-
-    @abstractmethod
-    def describe(self, row: Row, outcome: Sequence[float]) -> dict[str, Any]:
+    def describe(self, row: Row, outcome: Outcome) -> dict[str, Any]:
         """Return what is told of one row and its outcome: a line of predictions."""
 
     @abstractmethod
@@ -117,7 +150,7 @@ class Task(ABC):
         Raises:
             DataError: Some are neither the task's nor a file.
         """
-        check_names(names, self.metric_names)
+        check_names(names, (*self.metric_names, *self.more_metrics, *self.text_metrics))
 
     def higher_is_better(self, metric: str) -> bool:
         """Return whether a greater ``metric`` is better; a metric of the user's own is taken to be such.

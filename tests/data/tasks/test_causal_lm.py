@@ -133,7 +133,7 @@ def test_rows_without_a_completion_are_refused(rows, what, section):
 
 
 def test_a_row_is_described_with_its_loss_per_token():
-    told = TASK.describe(table(("a", "b")).rows[0], [6.0, 3.0])
+    told = TASK.describe(table(("a", "b")).rows[0], {"loss": 6.0, "tokens": 3})
     assert told == {"where": "a.jsonl:1", "prompt": "a", "completion": "b", "loss": 2.0, "tokens": 3}
 
 

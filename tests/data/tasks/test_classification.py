@@ -179,14 +179,14 @@ def test_the_loss_is_the_sum_over_rows_and_outcomes_say_each(pairs):
     losses = functional.cross_entropy(logits, torch.tensor([1, 0, 0]), reduction="none")
     torch.testing.assert_close(TASK.loss(network, batch), losses.sum())
     outcomes = TASK.outcomes(network, batch)
-    torch.testing.assert_close(outcomes[:, 0], losses.double(), atol=1e-6, rtol=1e-6)
-    assert outcomes[:, 1].tolist() == [1, 0, 0]
-    assert outcomes[:, 2].tolist() == logits.argmax(1).tolist()
-    assert not outcomes.requires_grad
+    assert [o["loss"] for o in outcomes] == pytest.approx(losses.tolist(), abs=1e-6)
+    assert [o["label"] for o in outcomes] == [1, 0, 0]
+    assert [o["prediction"] for o in outcomes] == logits.argmax(1).tolist()
 
 
 def test_a_row_is_described_by_the_names_of_its_labels():
-    told = TASK.describe(Row({"text": "the cat", "label": "yes"}, "a.jsonl:1"), [0.5, 1.0, 0.0])
+    row = Row({"text": "the cat", "label": "yes"}, "a.jsonl:1")
+    told = TASK.describe(row, {"loss": 0.5, "label": 1, "prediction": 0})
     assert told == {"where": "a.jsonl:1", "text": "the cat", "label": "yes", "prediction": "no", "loss": 0.5}
 
 

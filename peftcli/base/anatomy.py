@@ -17,7 +17,17 @@ from peftcli.base.sites import PROJECTIONS, Site, Stack
 from peftcli.errors import BaseModelError, ResourceError
 
 OUTSIDE = "^"  # before the names of parameters outside the backbone
-TASKS = (None, "classification", "causal-lm")
+NETWORKS = {
+    "AutoModel": None,
+    "AutoModelForSequenceClassification": "classification",
+    "AutoModelForImageClassification": "classification",
+    "AutoModelForTokenClassification": "token-classification",
+    "AutoModelForQuestionAnswering": "span-qa",
+    "AutoModelForCausalLM": "causal-lm",
+    "AutoModelForSeq2SeqLM": "seq2seq",
+}
+"""The transformers class of a network -> what an anatomy calls the task that it is for."""
+_GENERATING = {"decoder": "causal-lm", "encoder-decoder": "seq2seq"}
 _MOST_LAYERS = 100_000
 
 
@@ -71,21 +81,19 @@ class Anatomy:
 
         Args:
             config: What config.json holds.
-            task: None, "classification" or "causal-lm".
-            labels: For a classifier, how many labels it tells apart.
+            task: One of the values of NETWORKS.
+            labels: For a new head, how many labels it tells apart.
 
         Raises:
             BaseModelError: The family is not known, a number is missing, or the family cannot do the task.
             ResourceError: The config describes a network that no machine holds.
         """
-        assert task in TASKS, task
+        assert task in NETWORKS.values(), task
         architecture = find(config)
         section = config.get(architecture.section) if architecture.section else config
         values = evaluate(section if isinstance(section, Mapping) else {}, architecture.fields)
         values |= {"bare": task is None, "labels": labels or 0}
-        if task == "causal-lm" and architecture.lm_head is None:
-            kind = f"{architecture.family} is {_with_article(architecture.arch)}"
-            raise BaseModelError(f"{kind} and cannot do causal-lm", hint="Choose a decoder such as gpt2 or llama.")
+        _check_task(architecture, task)
         anatomy = cls(
             architecture, values, task, labels, {s.name: number(s.layers, values) for s in architecture.stacks}
         )
@@ -157,10 +165,11 @@ class Anatomy:
 
     @cached_property
     def head_tensors(self) -> tuple[BaseTensor, ...]:
-        """The parameters of a new classification head; none for other tasks, or before the labels are known."""
-        if self.task != "classification" or not self.labels:
+        """The parameters of a new head; none where the task has a pretrained one, or before the labels are known."""
+        if not self.labels:
             return ()
-        return tuple(replace(t, path=OUTSIDE + t.path) for piece in self.architecture.head for t in self._piece(piece))
+        pieces = self.architecture.heads.get(self.task or "", ())
+        return tuple(replace(t, path=OUTSIDE + t.path) for piece in pieces for t in self._piece(piece))
 
     @property
     def norms(self) -> tuple[BaseTensor, ...]:
@@ -241,7 +250,7 @@ class Anatomy:
 
     def _outer(self) -> list[BaseTensor]:
         tensors = [t for piece in self.architecture.around for t in self._piece(piece)]
-        if self.task == "causal-lm" and self.architecture.lm_head:
+        if self.task == _GENERATING.get(self.arch) and self.architecture.lm_head:
             tensors += [replace(t, path=OUTSIDE + t.path) for t in self._piece(self.architecture.lm_head)]
         return tensors
 
@@ -267,6 +276,21 @@ class Anatomy:
         return [
             BaseTensor(path=f"{piece.path}.{n}", shape=s, address=f"{where}.{n}", **kind) for n, s in shapes.items()
         ]
+
+
+def _check_task(architecture: Architecture, task: str | None) -> None:
+    """Refuse a task for which the family has no head.
+
+    Raises:
+        BaseModelError: It has none.
+    """
+    kind = f"{architecture.family} is {_with_article(architecture.arch)}"
+    if task in _GENERATING.values():
+        if architecture.lm_head is None or _GENERATING.get(architecture.arch) != task:
+            known = {"causal-lm": "a decoder such as gpt2 or llama", "seq2seq": "an encoder-decoder such as t5 or bart"}
+            raise BaseModelError(f"{kind} and cannot do {task}", hint=f"Choose {known[task or '']}.")
+    elif task is not None and task not in architecture.heads:
+        raise BaseModelError(f"{kind} and has no head for {task}", hint="Choose an encoder such as bert or roberta.")
 
 
 def _with_article(arch: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from peftcli.base.anatomy import OUTSIDE, Anatomy
 from peftcli.base.layers import Layers
+from peftcli.base.quantised_linear import QuantisedLinear
 from peftcli.base.sites import Site
 from peftcli.errors import BaseModelError, MethodError
 
@@ -25,6 +27,7 @@ class BaseModel:
         anatomy: What it is made of.
         prefix: Where the backbone sits in the network; empty for a bare backbone.
         parameters: The parameters by their names in the network before anything is attached; tied ones once.
+        quantised: Beside them, the layers whose weight is no parameter because it is packed, by that weight's name.
         head: The names of those that the checkpoint did not hold or that only the task needs.
     """
 
@@ -32,15 +35,23 @@ class BaseModel:
         network.requires_grad_(False)
         self.network = network
         self.anatomy = anatomy
-        self.parameters = dict(network.named_parameters())
+        self.parameters = plain_parameters(network)
+        self.quantised = {f"{n}.weight": m for n, m in network.named_modules() if isinstance(m, QuantisedLinear)}
         self.head = frozenset(head)
         self.prefix = find_prefix(self.parameters, anatomy)
         self._check()
 
     @property
     def size(self) -> int:
-        """How many numbers the base model holds, without the head: |Theta|."""
-        return sum(p.numel() for n, p in self.parameters.items() if n not in self.head)
+        """How many numbers the base model holds, without the head and however they are packed: |Theta|."""
+        packed = sum(math.prod(layer.weight_shape) for layer in self.quantised.values())
+        return packed + sum(p.numel() for n, p in self.parameters.items() if n not in self.head)
+
+    @property
+    def bytes(self) -> int:
+        """The memory that the base model's weights take, without the head."""
+        packed = [p for layer in self.quantised.values() for p in layer.packed.parameters()]
+        return sum(p.nbytes for p in (*packed, *(p for n, p in self.parameters.items() if n not in self.head)))
 
     @property
     def head_size(self) -> int:
@@ -89,20 +100,34 @@ class BaseModel:
         """Return the weight or the bias of a site's module (of a fused projection: the whole of it).
 
         Raises:
-            MethodError: The module has no such parameter.
+            MethodError: The module has no such parameter, or holds it quantised.
         """
+        self._refuse_quantised(f"{self.path(site)}.{name}")
         parameter = _inmost(self.module(site))._parameters.get(name)
         if parameter is None:
             raise MethodError(f"{site} of {self.anatomy.family} has no {name}")
         return parameter
 
+    def weight(self, site: Site) -> Tensor:
+        """Return the weight of a site's module, to be read: of a quantised one, the numbers it computes with."""
+        weight = _inmost(self.module(site)).weight
+        assert isinstance(weight, Tensor)
+        return weight.detach()
+
     def tensor(self, path: str) -> nn.Parameter:
-        """Return the base parameter that the anatomy calls ``path``."""
+        """Return the base parameter that the anatomy calls ``path``.
+
+        Raises:
+            MethodError: It is held quantised.
+        """
+        self._refuse_quantised(self._network_name(path))
         return self.parameters[self._network_name(path)]
 
     def output_rows(self, site: Site) -> int:
         """Return how many outputs the module at a site has: of a fused projection, those of every part."""
-        return self.parameter(site).shape[1 if site.transposed else 0]
+        layer = self.quantised.get(f"{self.path(site)}.weight")
+        shape = layer.weight_shape if layer else self.parameter(site).shape
+        return shape[1 if site.transposed else 0]
 
     def layer_parameters(self, stack: str, layer: int) -> dict[str, nn.Parameter]:
         """Return the base parameters of one layer by their names in the network."""
@@ -116,7 +141,7 @@ class BaseModel:
 
     def name(self, address: str) -> str:
         """Return the parameter of the network that has an address."""
-        return self._network_name(self.anatomy.path(address), among=self.parameters)
+        return self._network_name(self.anatomy.path(address), among=self.parameters.keys() | self.quantised.keys())
 
     def _anatomy_name(self, name: str) -> str:
         start = f"{self.prefix}." if self.prefix else ""
@@ -135,18 +160,33 @@ class BaseModel:
             module = _child(_inmost(module), one)
         return _inmost(module), name
 
+    def _refuse_quantised(self, name: str) -> None:
+        if name in self.quantised:
+            raise MethodError(
+                f"{self.address(name)} is held quantised: it can be neither trained nor changed",
+                hint="Write base.quantise=none, or choose a method that adds to the weights, such as lora.",
+            )
+
     def _check(self) -> None:
         """Refuse a network that its anatomy does not describe: sites and counts would be wrong."""
         names = {self._network_name(t.path): t for t in self.anatomy.tensors}
-        wrong = [n for n, t in names.items() if n not in self.parameters or tuple(self.parameters[n].shape) != t.shape]
+        shapes = {n: tuple(p.shape) for n, p in self.parameters.items()}
+        shapes |= {n: layer.weight_shape for n, layer in self.quantised.items()}
+        wrong = [n for n, t in names.items() if shapes.get(n) != t.shape]
         own = {self._network_name(t.path) for t in self.anatomy.head_tensors} | names.keys() | self.head
-        extra = [n for n in self.parameters if n not in own]
+        extra = [n for n in shapes if n not in own]
         if wrong or extra:
             raise BaseModelError(
                 f"this {self.anatomy.family} network is not as its config says: "
                 f"{len(wrong)} parameters are missing or of another shape, {len(extra)} are not known "
                 f"(for instance {', '.join((wrong + extra)[:5])})"
             )
+
+
+def plain_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters of a network by name, without what quantised layers hold in place of their weights."""
+    packed = {id(p) for m in network.modules() if isinstance(m, QuantisedLinear) for p in m.packed.parameters()}
+    return {n: p for n, p in network.named_parameters() if id(p) not in packed}
 
 
 def find_prefix(names: Iterable[str], anatomy: Anatomy) -> str:

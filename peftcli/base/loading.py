@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from peftcli.base.anatomy import OUTSIDE, Anatomy
-from peftcli.base.base_model import BaseModel, find_prefix
+from peftcli.base.anatomy import NETWORKS, OUTSIDE, Anatomy
+from peftcli.base.base_model import BaseModel, find_prefix, plain_parameters
+from peftcli.base.quantise import Form, quantised_paths, require_engine
 from peftcli.base.source import Source, read_config
 from peftcli.errors import BaseModelError, ResourceError
 
@@ -18,18 +19,19 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-TASKS = {
-    "AutoModel": None,
-    "AutoModelForSequenceClassification": "classification",
-    "AutoModelForImageClassification": "classification",
-    "AutoModelForCausalLM": "causal-lm",
-}
 _SHOWN = 5  # names in a message
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")  # what a vocabulary is kept in
 
 
-def load_base(  # noqa: PLR0913  # all of them by name, and none of them optional
-    source: Source, *, task_class: str, settings: Mapping[str, Any], dtype: str, new_head: bool, seed: int
+def load_base(  # noqa: PLR0913  # all of them by name
+    source: Source,
+    *,
+    task_class: str,
+    settings: Mapping[str, Any],
+    dtype: str,
+    new_head: bool,
+    seed: int,
+    quantise: Form = "none",
 ) -> BaseModel:
     """Load a base model, frozen.
 
@@ -43,15 +45,17 @@ def load_base(  # noqa: PLR0913  # all of them by name, and none of them optiona
         dtype: How the weights are held; ``auto`` keeps the checkpoint's own type.
         new_head: Whether the task brings a head of its own.
         seed: For what the head starts from.
+        quantise: In which form the projections are held; always packed on the CPU, so that every machine gets the same.
 
     Raises:
         BaseModelError: The checkpoint does not fit its config, or the family cannot do the task.
-        ResourceError: The memory is too small.
+        ResourceError: The memory is too small, or what packs the weights is not installed.
     """
+    require_engine(quantise)
     given = read_config(str(source.folder))
     if "quantization_config" in given:
         raise BaseModelError("the checkpoint is quantised", where=source.label, hint="Use the model in full precision.")
-    anatomy = Anatomy.of(given, task=TASKS[task_class], labels=settings.get("num_labels"))
+    anatomy = Anatomy.of(given, task=NETWORKS[task_class], labels=settings.get("num_labels"))
     torch.manual_seed(seed)
     with _quiet(), _explained(source.label):
         network, info = _auto_class(task_class).from_pretrained(
@@ -63,10 +67,12 @@ def load_base(  # noqa: PLR0913  # all of them by name, and none of them optiona
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            **_while_loading(anatomy, quantise),
         )
     new = _check_loaded(info, network, anatomy, new_head=new_head, label=source.label)
     outside = _outside(network, anatomy) if new_head else set()
     base = BaseModel(network, anatomy, new | outside)
+    assert quantise == "none" or len(base.quantised) == len(quantised_paths(anatomy))
     _check_finite(base, source.label)
     _set_padding(base, source)
     return base
@@ -85,12 +91,12 @@ def empty_base(config: Mapping[str, Any], *, task_class: str, settings: Mapping[
     """
     from transformers import AutoConfig
 
-    anatomy = Anatomy.of(config, task=TASKS[task_class], labels=settings.get("num_labels"))
+    anatomy = Anatomy.of(config, task=NETWORKS[task_class], labels=settings.get("num_labels"))
     given = dict(config)
     with _quiet(), _explained(anatomy.family), torch.device("meta"):
         made = AutoConfig.for_model(given.pop("model_type"), **given)
         network = _auto_class(task_class).from_config(_with(made, settings))
-    return BaseModel(network, anatomy, _outside(network, anatomy) if TASKS[task_class] == "classification" else ())
+    return BaseModel(network, anatomy, _outside(network, anatomy) if anatomy.task in anatomy.architecture.heads else ())
 
 
 @functools.lru_cache(maxsize=2)
@@ -128,6 +134,14 @@ def load_tokenizer(source: Source) -> tuple[PreTrainedTokenizerFast, int, tuple[
     return tokenizer, tokenizer.eos_token_id, (note,)
 
 
+def _while_loading(anatomy: Anatomy, form: Form) -> dict[str, Any]:
+    if form == "none":
+        return {}
+    from peftcli.base.quantised_loading import WhileLoading  # imports what transformers quantises with
+
+    return {"quantization_config": WhileLoading(anatomy, form)}
+
+
 def _auto_class(name: str) -> Any:  # noqa: ANN401  # a class that transformers makes up
     import transformers
 
@@ -149,7 +163,7 @@ def _with(config: PreTrainedConfig, settings: Mapping[str, Any]) -> PreTrainedCo
 
 def _outside(network: nn.Module, anatomy: Anatomy) -> set[str]:
     """Return the names of the parameters outside the backbone."""
-    names = [n for n, _ in network.named_parameters()]
+    names = plain_parameters(network)
     prefix = find_prefix(names, anatomy)
     own = {f"{prefix}.{t.path}" if prefix else t.path for t in anatomy.tensors if not t.path.startswith(OUTSIDE)}
     return set(names) - own
@@ -196,6 +210,8 @@ def _dropped(unexpected: set[str], anatomy: Anatomy) -> list[str]:
 
 def _check_finite(base: BaseModel, label: str) -> None:
     broken = [n for n, p in base.parameters.items() if n not in base.head and not bool(torch.isfinite(p).all())]
+    # A number that is not finite makes the statistics of its block so.
+    broken += [n for n, m in base.quantised.items() if not all(torch.isfinite(p).all() for p in m.packed.parameters())]
     if broken:
         raise BaseModelError(
             f"{len(broken)} tensors hold numbers that are not finite (for instance {', '.join(broken[:_SHOWN])})",

@@ -9,7 +9,11 @@ from typing import Any
 from peftcli.data.complaints import did_you_mean, listed, raise_all
 from peftcli.errors import DataError, Problem
 
-LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
+LOSSES = {
+    "loss": "cross entropy in nats, the mean over rows or labelled tokens",
+    "perplexity": "exponential of the loss per labelled token",
+}
+"""The metrics that every task can have, and how they are computed."""
 
 
 def is_module(name: str) -> bool:

@@ -1,79 +1,113 @@
-"""Metrics of one label per example, from how often each label was taken for which."""
+"""Metrics of classification: one class per example.
+
+F1 of a class is 2 TP / (2 TP + FP + FN). Macro and weighted means run over the classes that occur or are predicted
+(a class that neither label nor prediction names says nothing), which is what scikit-learn does when it is not told
+the classes. Matthews' correlation is 0 where labels or predictions are all the same, as in scikit-learn.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
-import numpy as np
+from peftcli.metrics.scored import Scored, averaged, ratio
 
-from peftcli.metrics.scored import Scored
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
+
+class ClassRow(TypedDict):
+    """One class of a table."""
+
+    label: str
+    n: int
+    precision: float
+    recall: float
+    f1: float
 
 
 def scored(name: str, labels: np.ndarray, predictions: np.ndarray, classes: int) -> Scored:
-    """Return accuracy, f1 (macro), f1_micro, f1_weighted or matthews of ``predictions``, both given as numbers."""
-    pairs = np.stack([labels, predictions], axis=1).astype(np.float64)
+    """Return a metric on labels and predictions.
+
+    Shapes: labels (examples,) and predictions (examples,), integers from 0 to classes - 1.
+    """
+    import numpy as np
+
+    if name in ("accuracy", "f1_micro"):  # with one class per example they are the same number
+        return averaged(labels == predictions)
+    if name not in FROM_COUNTS:
+        raise KeyError(name)
 
     def score(rows: np.ndarray) -> float:
-        return _OF_MATRIX[name](_matrix(rows[:, 0].astype(int), rows[:, 1].astype(int), classes))
+        actual, predicted = rows.T.astype(np.int64)
+        return FROM_COUNTS[name](
+            np.bincount(actual[actual == predicted], minlength=classes),
+            np.bincount(actual, minlength=classes),
+            np.bincount(predicted, minlength=classes),
+        )
 
-    return Scored(pairs, score)
+    return Scored(np.stack([labels, predictions], axis=1).astype(float), score)
+
+
+def f1_per_class(hits: np.ndarray, actual: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Return 2 TP / (2 TP + FP + FN) of every class, 0 for those that neither occur nor are predicted."""
+    import numpy as np
+
+    return np.asarray(2 * hits / np.maximum(actual + predicted, 1))
+
+
+def macro_f1(hits: np.ndarray, actual: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the mean F1 over the classes that occur or are predicted."""
+    return ratio(f1_per_class(hits, actual, predicted).sum(), (actual + predicted > 0).sum())
+
+
+def weighted_f1(hits: np.ndarray, actual: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the mean F1 over classes, each as often as it occurs."""
+    return ratio((f1_per_class(hits, actual, predicted) * actual).sum(), actual.sum())
+
+
+def _matthews(hits: np.ndarray, actual: np.ndarray, predicted: np.ndarray) -> float:
+    n = float(actual.sum())
+    covariance = hits.sum() * n - (actual * predicted).sum()
+    spread = (n**2 - (actual**2).sum()) * (n**2 - (predicted**2).sum())
+    return ratio(covariance, spread**0.5)
+
+
+FROM_COUNTS = {"f1": macro_f1, "f1_weighted": weighted_f1, "matthews": _matthews}
+
+
+def class_table(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str]) -> list[ClassRow]:
+    """Return precision, recall and F1 of every class; what has nothing to be a fraction of is 0.
+
+    Shapes: labels (examples,), predictions (examples,); names, one for each class.
+    """
+    import numpy as np
+
+    rows = []
+    for number, name in enumerate(names):
+        hits = int(np.sum((labels == number) & (predictions == number)))
+        rows.append(table_row(name, hits, int(np.sum(labels == number)), int(np.sum(predictions == number))))
+    return rows
+
+
+def table_row(label: str, hits: int, actual: int, predicted: int) -> ClassRow:
+    """Return one row from its counts."""
+    return {
+        "label": label,
+        "n": actual,
+        "precision": ratio(hits, predicted),
+        "recall": ratio(hits, actual),
+        "f1": ratio(2 * hits, actual + predicted),
+    }
 
 
 def confusion(labels: np.ndarray, predictions: np.ndarray, classes: int) -> list[list[int]]:
-    """Return how often each label (rows) was taken for which (columns)."""
-    found: list[list[int]] = _matrix(labels, predictions, classes).tolist()
-    return found
+    """Return how often each class (a row) was predicted as each class (a column).
 
+    Shapes: labels (examples,), predictions (examples,).
+    """
+    import numpy as np
 
-def class_table(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return n, precision, recall and F1 of every label."""
-    matrix = _matrix(labels, predictions, len(names))
-    hits, right, said = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
-    columns = (right.tolist(), _share(hits, said).tolist(), _share(hits, right).tolist(), _f1(matrix).tolist())
-    return [
-        {"label": name, "n": n, "precision": precision, "recall": recall, "f1": f1}
-        for name, n, precision, recall, f1 in zip(names, *columns, strict=True)
-    ]
-
-
-def _matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
-    return np.bincount(labels * classes + predictions, minlength=classes * classes).reshape(classes, classes)
-
-
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
-
-
-def _f1(matrix: np.ndarray) -> np.ndarray:
-    return _share(2 * np.diag(matrix), matrix.sum(axis=0) + matrix.sum(axis=1))
-
-
-def _accuracy(matrix: np.ndarray) -> float:
-    return float(np.trace(matrix) / max(matrix.sum(), 1))
-
-
-def _macro_f1(matrix: np.ndarray) -> float:
-    seen = matrix.sum(axis=0) + matrix.sum(axis=1) > 0  # a label that neither occurs nor is predicted has no F1
-    return float(_f1(matrix)[seen].mean()) if seen.any() else 0.0
-
-
-def _weighted_f1(matrix: np.ndarray) -> float:
-    return float(_f1(matrix) @ matrix.sum(axis=1) / max(matrix.sum(), 1))
-
-
-def _matthews(matrix: np.ndarray) -> float:
-    """Gorodkin's coefficient for any number of labels; 0 where one side is constant."""
-    total, hits = float(matrix.sum()), float(np.trace(matrix))
-    right, said = matrix.sum(axis=1).astype(float), matrix.sum(axis=0).astype(float)
-    spread = (total**2 - said @ said) * (total**2 - right @ right)
-    return float((hits * total - right @ said) / np.sqrt(spread)) if spread > 0 else 0.0
-
-
-_OF_MATRIX: dict[str, Callable[[np.ndarray], float]] = {
-    "accuracy": _accuracy,
-    "f1": _macro_f1,
-    "f1_micro": _accuracy,  # with one label per example, every miss is one false positive and one false negative
-    "f1_weighted": _weighted_f1,
-    "matthews": _matthews,
-}
+    counts = np.bincount(labels * classes + predictions, minlength=classes**2)
+    return [[int(count) for count in row] for row in counts.reshape(classes, classes)]

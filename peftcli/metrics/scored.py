@@ -1,22 +1,24 @@
-"""A metric on a set of examples, in a form that can be computed again for any part of them."""
+"""A metric on a set of examples, in a form that can be scored again on any part of the set."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
 class Scored:
     """What every example contributes to a metric, and what a set of contributions is worth.
 
+    Shapes: rows (examples, k), float64.
+
     Attributes:
-        rows: Of shape (examples, k) in float64: statistics that add up, scores of single examples, or the values
-            themselves.
-        score: From rows (of any examples, some of them repeatedly) to the metric's value.
+        rows: Statistics that add up, the score of each example, or the labels and predictions themselves.
+        score: From any of the rows, in any order and with repetition, to the metric's value; of no rows it is 0.
     """
 
     rows: np.ndarray
@@ -25,30 +27,24 @@ class Scored:
     @property
     def value(self) -> float:
         """The metric on all examples."""
-        return self.score(self.rows)
+        return float(self.score(self.rows))
 
 
-def mean(values: Sequence[float]) -> Scored:
-    """Return the mean of one value per example."""
-    return Scored(np.asarray(values, dtype=np.float64)[:, None], lambda rows: float(rows.mean()))
+def averaged(scores: Iterable[float]) -> Scored:
+    """Return the metric that is the mean over examples."""
+    import numpy as np
+
+    return Scored(np.fromiter(scores, dtype=float).reshape(-1, 1), lambda rows: ratio(rows.sum(), len(rows)))
 
 
-def ratio(sums: Sequence[float], counts: Sequence[float]) -> Scored:
-    """Return the sum of all ``sums`` over that of all ``counts``: a loss per token, from losses and tokens of rows."""
-    rows = np.stack([np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)], axis=1)
-    return Scored(rows, _ratio)
+def summed(statistics: Iterable[Iterable[float]], score: Callable[[np.ndarray], float]) -> Scored:
+    """Return the metric that is ``score`` of the sums over examples of ``statistics``."""
+    import numpy as np
+
+    rows = np.array([tuple(row) for row in statistics], dtype=float)
+    return Scored(rows, lambda chosen: float(score(chosen.sum(axis=0))) if len(chosen) else 0.0)
 
 
-def perplexity(losses: Sequence[float], tokens: Sequence[float]) -> Scored:
-    """Return the exponential of the loss per token; infinite where that is too large for a number."""
-    return Scored(ratio(losses, tokens).rows, _perplexity)
-
-
-def _ratio(rows: np.ndarray) -> float:
-    total, count = rows.sum(axis=0)
-    return float(total / count) if count else 0.0
-
-
-def _perplexity(rows: np.ndarray) -> float:
-    loss = _ratio(rows)
-    return math.exp(loss) if loss < 700 else math.inf
+def ratio(part: float, whole: float) -> float:
+    """Return part / whole, and 0 where there is nothing to divide by."""
+    return float(part / whole) if whole else 0.0

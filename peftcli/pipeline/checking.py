@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peftcli.delta.count import closed_form
-from peftcli.pipeline.adapting import methods_of
+from peftcli.pipeline.adapting import methods_of, solve_budgets
+from peftcli.pipeline.building import build, open_sources
 from peftcli.pipeline.reading import read
+
+if TYPE_CHECKING:
+    from peftcli.recipe.recipe import Recipe
 
 BYTES = {"float32": 4, "auto": 4, "bfloat16": 2, "float16": 2}
 ADAM_BYTES = 16  # per trained number: itself, its gradient, two moments, in float32
@@ -28,19 +32,22 @@ def check(path: Path, overrides: Sequence[str], deep: bool) -> dict[str, Any]:
 
 
 def _deep(recipe: Any, checks: list[str]) -> dict[str, Any]:  # noqa: ANN401
-    from peftcli.base.anatomy import Anatomy
+    from peftcli.base.anatomy import NETWORKS, Anatomy
+    from peftcli.base.quantise import held_bytes, require_engine
     from peftcli.base.source import read_config
     from peftcli.data.datasets import load_data
 
+    require_engine(recipe.base.quantise)
     splits = load_data(recipe.data, recipe.seed)
     checks.append("data")
     config = read_config(recipe.base.name, recipe.base.revision)
     labels = splits.task.network_settings().get("num_labels")
-    anatomy = Anatomy.of(config, task=splits.task.name, labels=labels)
+    anatomy = Anatomy.of(config, task=NETWORKS[splits.task.model_class], labels=labels)
     checks.append("base model")
+    recipe, budgets = solve_budgets(recipe)
     count = closed_form(methods_of(recipe), anatomy)
+    _check_sources(recipe)
     checks.append("method")
-    weights = count.base * BYTES[recipe.base.dtype]
     return {
         "rows": splits.summary["rows"],
         "duplicates": splits.summary["duplicates"],
@@ -49,12 +56,24 @@ def _deep(recipe: Any, checks: list[str]) -> dict[str, Any]:  # noqa: ANN401
         "delta": count.delta,
         "head": count.head,
         "fraction": count.fraction,
+        "budgets": [s.summary for s in budgets],
         "memory": {
-            "weights_bytes": weights,
+            "weights_bytes": held_bytes(anatomy, recipe.base.quantise, BYTES[recipe.base.dtype]),
             "training_state_bytes": ADAM_BYTES * (count.delta + count.head),
             "note": "activations come on top and grow with micro_batch_size and max_length",
         },
     }
+
+
+def _check_sources(recipe: Recipe) -> None:
+    """Check the trained deltas that methods are built on; where there are some, their base model was fetched."""
+    from peftcli.artifact.fingerprint import fingerprint
+    from peftcli.base.source import find_source
+
+    methods = methods_of(recipe)
+    sources = open_sources(methods)
+    source = find_source(recipe.base.name, recipe.base.revision) if sources else None
+    build(methods, sources, fingerprint(source.folder) if source else {}, recipe.base.name)
 
 
 def verify(folder: Path, base: str | None, strict: bool) -> dict[str, Any]:

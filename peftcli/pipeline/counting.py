@@ -7,28 +7,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from peftcli.base.anatomy import Anatomy
+from peftcli.base.anatomy import NETWORKS, Anatomy
 from peftcli.base.source import read_config
-from peftcli.delta import budget
+from peftcli.data.tasks import model_class
+from peftcli.delta.budget import solve_all
 from peftcli.delta.count import closed_form
 from peftcli.delta.method import Method
-from peftcli.delta.registry import describe, find, names, read_methods
+from peftcli.delta.registry import describe, find, names
 from peftcli.errors import CheckFailed, MethodError, RecipeError
 from peftcli.pipeline.reading import method_of, read
+from peftcli.recipe.budget import HINT, Budgeted, is_budget, kinds
 from peftcli.recipe.recipe import Recipe
+from peftcli.recipe.settings import Settings
 
 ALL = "all"
 RECIPES = (".yaml", ".yml")
-TASK_CLASSES = {
-    "": "AutoModel",
-    "classification": "AutoModelForSequenceClassification",
-    "causal-lm": "AutoModelForCausalLM",
-}
+IMAGES = "AutoModelForImageClassification"
+CLASSES = {task: name for name, task in NETWORKS.items() if name != IMAGES}
 TASKS = {"decoder": "causal-lm"}  # what a bare model is counted for; every other kind as a classifier
 
 
 def params(
-    target: str, overrides: Sequence[str], method: str | None, counted: bool, wanted: str | None
+    target: str, overrides: Sequence[str], method: str | None, counted: bool, budget: str | None
 ) -> list[dict[str, Any]]:
     """Count the parameters that one method, or every method, trains on a model.
 
@@ -37,31 +37,64 @@ def params(
         overrides: ``method.rank=4``; with a recipe, any of its keys.
         method: The name of a method instead of the recipe's, or "all".
         counted: Also build the network without weights, attach, and count tensors.
-        wanted: A budget that the size setting is solved for.
+        budget: Solves the size setting of every method that has one, whatever the recipe says of it.
 
     Raises:
         PeftcliError: The target or a setting is wrong, or a method has no meaning on this model.
     """
+    if budget is not None and not is_budget(budget):
+        raise RecipeError(f"'{budget}' is no budget", where="command line", hint=HINT)
     config, task, labels, methods = _read(target, list(overrides), method)
     anatomy = Anatomy.of(config, task=task, labels=labels)
     if method != ALL:
-        return [_count(methods, anatomy, config, counted=counted, wanted=wanted)]
-    return [_row((find(name)(),), anatomy, config, counted=counted, wanted=wanted) for name in names()]
+        return [_count(_limited(methods, budget), anatomy, config, counted=counted)]
+    rows = []
+    for name in names():
+        own = find(name)()
+        fixed = budget is not None and own.size_setting is None
+        row = _row((own,) if fixed else _limited((own,), budget), anatomy, config, counted=counted)
+        rows.append({**row, "note": row["note"] or "has one size, whatever the budget"} if fixed else row)
+    return rows
 
 
 def _read(
     target: str, overrides: list[str], method: str | None
-) -> tuple[dict[str, Any], str, int | None, tuple[Method, ...]]:
+) -> tuple[dict[str, Any], str | None, int | None, tuple[Settings, ...]]:
     if Path(target).suffix in RECIPES:
         recipe = read(
             Path(target), [f"method={{name: {method}}}", *overrides] if method not in (None, ALL) else overrides
         )
-        return read_config(recipe.base.name), recipe.data.task, _labels(recipe), read_methods(recipe.method)
+        return read_config(recipe.base.name), NETWORKS[model_class(recipe.data.task)], _labels(recipe), recipe.method
     config = read_config(target)
     if method is None:
         raise RecipeError("no method is named", where="command line", hint="Write --method NAME or --method all.")
     task = TASKS.get(Anatomy.of(config).arch, "classification")
     return config, task, None, () if method == ALL else method_of(method, overrides)
+
+
+def _limited(methods: tuple[Settings, ...], budget: str | None) -> tuple[Settings, ...]:
+    """Return the method with a budget in place of the size that it has.
+
+    Raises:
+        RecipeError: It is a stack, or has no size setting.
+    """
+    if budget is None:
+        return methods
+    if len(methods) != 1:
+        raise RecipeError(
+            "one budget cannot be shared out in a stack",
+            where="command line",
+            hint="Write a budget of its own below each method in the recipe.",
+        )
+    (method,) = kinds(methods)
+    assert isinstance(method, Method)
+    if method.size_setting is None:
+        raise RecipeError(
+            f"{method.name} has no size setting that a budget could solve",
+            where="command line",
+            hint="Leave --budget out.",
+        )
+    return (Budgeted(method=method, budget=budget),)
 
 
 def _labels(recipe: Recipe) -> int | None:
@@ -78,11 +111,12 @@ def _labels(recipe: Recipe) -> int | None:
     return labels
 
 
-def _row(methods: tuple[Method, ...], anatomy: Anatomy, config: dict[str, Any], **asked: Any) -> dict[str, Any]:  # noqa: ANN401
+def _row(methods: tuple[Settings, ...], anatomy: Anatomy, config: dict[str, Any], *, counted: bool) -> dict[str, Any]:
     """Return a method's line in the table of all, where one that has no meaning here says so."""
     try:
-        return _count(methods, anatomy, config, **asked)
+        return _count(methods, anatomy, config, counted=counted)
     except MethodError as error:
+        own = tuple(m for m in kinds(methods) if isinstance(m, Method))
         nothing: dict[str, Any] = {
             "delta": None,
             "fraction": None,
@@ -90,19 +124,12 @@ def _row(methods: tuple[Method, ...], anatomy: Anatomy, config: dict[str, Any], 
             "per_layer": {},
             "per_site": {},
         }
-        own = {"base": anatomy.size, "head": anatomy.head_size, "settings": _settings(methods), "target": None}
-        return {"method": _name(methods), **own, **nothing, "counted": False, "note": error.problems[0].what}
+        known = {"base": anatomy.size, "head": anatomy.head_size, "settings": _settings(own), "budgets": []}
+        return {"method": _name(own), **known, **nothing, "counted": False, "note": error.problems[0].what}
 
 
-def _count(
-    methods: tuple[Method, ...], anatomy: Anatomy, config: dict[str, Any], *, counted: bool, wanted: str | None
-) -> dict[str, Any]:
-    solved = None
-    if wanted is not None:
-        if len(methods) != 1:
-            raise MethodError("a budget is solved for one method, not for a stack")
-        solved = budget.solve(methods[0], anatomy, budget.parse(wanted, anatomy))
-        methods = (solved.method,)
+def _count(written: tuple[Settings, ...], anatomy: Anatomy, config: dict[str, Any], *, counted: bool) -> dict[str, Any]:
+    methods, budgets = solve_all(written, anatomy)
     count = closed_form(methods, anatomy)
     if counted:
         _check_counted(methods, anatomy, config, count.delta)
@@ -113,8 +140,8 @@ def _count(
         "fraction": count.fraction,
         "fraction_of_all": count.fraction_of_all,
         "counted": counted,
-        "target": solved and {"setting": solved.setting, "value": solved.value, "wanted": solved.wanted},
-        "note": f"{solved.setting}={solved.value}" if solved else None,
+        "budgets": [s.summary for s in budgets],
+        "note": "; ".join(s.sentence for s in budgets) or None,
     }
 
 
@@ -123,7 +150,8 @@ def _check_counted(methods: tuple[Method, ...], anatomy: Anatomy, config: dict[s
     from peftcli.delta.delta import attach
 
     settings = {"num_labels": anatomy.labels} if anatomy.labels else {}
-    base = empty_base(config, task_class=TASK_CLASSES[anatomy.task or ""], settings=settings)
+    network = IMAGES if anatomy.arch == "vision" and anatomy.task else CLASSES[anatomy.task]
+    base = empty_base(config, task_class=network, settings=settings)
     delta = attach(tuple(m.packed() for m in methods), base, seed=0)
     if (delta.size, base.size) != (expected, anatomy.size):
         raise CheckFailed(

@@ -12,6 +12,7 @@ from peftcli.data.datasets import load_data
 from peftcli.data.rows import read_rows
 from peftcli.errors import DataError, RecipeError
 from peftcli.pipeline.devices import make_accelerator, precision
+from peftcli.pipeline.measuring import Measurement, measure
 from peftcli.pipeline.opening import Opened, open_target
 from peftcli.pipeline.progress import Progress
 from peftcli.pipeline.reading import read
@@ -51,18 +52,20 @@ def evaluate(target: Path, request: EvaluationRequest, progress: Progress) -> di
     opened = open_target(target)
     table = _rows(opened, request)
     progress.note(f"measuring {len(table):,} rows")
-    metrics: dict[str, Any] = {"base": None}
+    base = None
     if request.base and opened.artifact is not None:
-        metrics["base"], _ = _measure(opened, table, request, virtual=False)
+        base = _measure(opened, table, request, virtual=False)
     opened.adapt()
-    metrics["delta"], outcomes = _measure(opened, table, request, virtual=True)
+    delta = _measure(opened, table, request, virtual=True)
     if request.predictions:
-        _write_predictions(request.predictions, opened, table, outcomes)
+        _write_predictions(request.predictions, opened, table, delta.outcomes)
     return {
         "target": str(target),
         "split": None if request.data else request.split,
         "n": len(table),
-        "metrics": metrics,
+        "metrics": {"base": base and base.metrics, "delta": delta.metrics},
+        "intervals": {"base": base and base.intervals, "delta": delta.intervals},
+        "details": delta.details,
         "predictions": str(request.predictions) if request.predictions else None,
     }
 
@@ -90,10 +93,8 @@ def _rows(opened: Opened, request: EvaluationRequest) -> Table:
     return found
 
 
-def _measure(
-    opened: Opened, table: Table, request: EvaluationRequest, *, virtual: bool
-) -> tuple[dict[str, float], list[Outcome]]:
-    from peftcli.training.evaluation import EvaluationSettings, evaluate
+def _measure(opened: Opened, table: Table, request: EvaluationRequest, *, virtual: bool) -> Measurement:
+    from peftcli.training.evaluation import EvaluationSettings
 
     prepared = opened.prepared
     training = TrainingSection()
@@ -106,7 +107,7 @@ def _measure(
         precision=precision(training, prepared.dtype),
         accelerator=accelerator,
     )
-    return evaluate(prepared.base.network, prepared.task, prepared.encode(table), settings)
+    return measure(prepared.base.network, prepared.task, prepared.encode(table), settings, None)
 
 
 def _write_predictions(path: Path, opened: Opened, table: Table, outcomes: list[Outcome]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +14,16 @@ from peftcli.recipe.read import resolved
 
 if TYPE_CHECKING:
     from peftcli.artifact.artifact import ArtifactContents
+    from peftcli.data.tasks.task import Task
     from peftcli.delta.delta import Delta
+    from peftcli.pipeline.measuring import Measurement
     from peftcli.pipeline.training import Run
     from peftcli.training.loop import Outcome
 
 OWN_FILES = ("delta.safetensors", "delta.json")  # the rest of the artifact is the same delta for other tools
 
 
-def build(run: Run, delta: Delta, outcome: Outcome, metrics: dict[str, Any]) -> dict[str, Any]:
+def build(run: Run, delta: Delta, outcome: Outcome, measured: Mapping[str, Measurement | None]) -> dict[str, Any]:
     """Return the report of a run (format 1)."""
     task = run.prepared.task
     select = run.select if run.select != "last" else task.select
@@ -30,8 +33,8 @@ def build(run: Run, delta: Delta, outcome: Outcome, metrics: dict[str, Any]) -> 
         "method": "+".join(m.name for m in delta.methods),
         "recipe": resolved(run.recipe),
         "base": _base(run),
-        "parameters": parameters(delta, outcome.trained),
-        "metrics": metrics,
+        "parameters": {**parameters(delta, outcome.trained), "budgets": [s.summary for s in run.budgets]},
+        **scores(task, measured),
         "select": select,
         "higher_is_better": task.higher_is_better(select),
         "training": _training(run, outcome),
@@ -40,6 +43,18 @@ def build(run: Run, delta: Delta, outcome: Outcome, metrics: dict[str, Any]) -> 
         "proofs": outcome.proofs,
         "environment": _environment(run),
         "resumed": outcome.resumed,
+    }
+
+
+def scores(task: Task, measured: Mapping[str, Measurement | None]) -> dict[str, Any]:
+    """Return what a report says of the measurements: values, intervals, details, and how each metric is computed."""
+    found = {name: one for name, one in measured.items() if one is not None}
+    names = sorted({metric for one in found.values() for metric in one.intervals})
+    return {
+        "metrics": {"base": None, "validation": None, "test": None, **{n: one.metrics for n, one in found.items()}},
+        "intervals": {n: one.intervals for n, one in found.items()},
+        "details": {n: one.details for n, one in found.items() if one.details and n != "base"},
+        "signatures": {name: task.signature(name) for name in names},
     }
 
 
@@ -72,6 +87,7 @@ def artifact_contents(run: Run, delta: Delta) -> ArtifactContents:
             commit=source.commit,
             fingerprint=run.fingerprint,
             dtype=str(run.prepared.dtype).removeprefix("torch."),
+            quantise=run.recipe.base.quantise,
         ),
         tensors=delta.state(),
         task=task.manifest(),
@@ -96,6 +112,7 @@ def _base(run: Run) -> dict[str, Any]:
         "family": run.prepared.base.anatomy.family,
         "fingerprint": run.fingerprint["sample"],
         "dtype": str(run.prepared.dtype).removeprefix("torch."),
+        "quantise": run.recipe.base.quantise,
     }
 
 
@@ -119,13 +136,12 @@ def _training(run: Run, outcome: Outcome) -> dict[str, Any]:
 
 
 def _cost(run: Run, outcome: Outcome) -> dict[str, Any]:
-    weights = run.prepared.source.folder.glob("*.safetensors")
     return {
         "seconds": outcome.seconds,
         "tokens_per_second": outcome.tokens / outcome.seconds if outcome.seconds else None,
         "peak_memory_bytes": outcome.peak_memory_bytes,
         "artifact_bytes": None,
-        "base_bytes": sum(path.stat().st_size for path in weights),
+        "base_bytes": run.prepared.base.bytes,
     }
 
 

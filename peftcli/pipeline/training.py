@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftcli import files
+from peftcli.base.quantise import engine_of, require_engine
 from peftcli.data.datasets import Splits, load_data
 from peftcli.errors import MethodError, ResourceError
-from peftcli.pipeline.adapting import Prepared, methods_of, prepare
+from peftcli.pipeline.adapting import Prepared, methods_of, prepare, solve_budgets
+from peftcli.pipeline.building import build, open_sources
 from peftcli.pipeline.devices import is_main, make_accelerator, precision
 from peftcli.pipeline.folders import CHECKPOINTS, REPORT, clear, run_folder
+from peftcli.pipeline.measuring import measure_base, measure_delta, quick_scores
 from peftcli.pipeline.progress import Progress
 from peftcli.pipeline.rates import learning_rates
 from peftcli.recipe.read import to_yaml
@@ -21,14 +24,16 @@ from peftcli.recipe.recipe import Recipe
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from peftcli.artifact.artifact import Artifact
     from peftcli.data.examples import Examples
+    from peftcli.delta.budget import Solved
     from peftcli.delta.delta import Delta
     from peftcli.training.evaluation import EvaluationSettings, Precision
     from peftcli.training.loop import Job
 
 RUNS = Path("runs")
 RECIPE = "recipe.yaml"
-BASE_SCORES = "base.json"
+MEASURED_SPLITS = ("validation", "test")
 CPU_MICRO_BATCH = 8  # examples: pieces of equal lengths carry less padding, and a CPU loses nothing by small ones
 
 
@@ -57,9 +62,17 @@ class Finished:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The parts of one run, as they pass from stage to stage."""
+    """The parts of one run, as they pass from stage to stage.
+
+    Attributes:
+        recipe: With sizes in place of budgets.
+        budgets: What these were.
+        sources: The trained deltas that its methods are built on, by folder.
+    """
 
     recipe: Recipe
+    budgets: tuple[Solved, ...]
+    sources: dict[str, Artifact]
     folder: Path
     splits: Splits
     prepared: Prepared
@@ -98,11 +111,12 @@ def train(recipe: Recipe, options: TrainOptions, progress: Progress) -> Finished
     Raises:
         PeftcliError: Of the kind of what went wrong; nothing that was saved before is lost.
     """
+    recipe, budgets = solve_budgets(recipe)
     folder = options.out or RUNS / str(recipe.name)
     with run_folder(folder, resume=options.resume, overwrite=options.overwrite, main=is_main()):
         if options.resume and (folder / REPORT).exists():
             return _finished_before(recipe, folder, progress)
-        run = _prepare(recipe, folder, progress)
+        run = _prepare(recipe, budgets, folder, progress)
         if is_main() and not options.resume:
             clear(folder)
         return _train(run, resume=options.resume)
@@ -120,20 +134,27 @@ def _finished_before(recipe: Recipe, folder: Path, progress: Progress) -> Finish
     return Finished(folder=folder, report=files.read_json(folder / REPORT))
 
 
-def _prepare(recipe: Recipe, folder: Path, progress: Progress) -> Run:
+def _prepare(recipe: Recipe, budgets: tuple[Solved, ...], folder: Path, progress: Progress) -> Run:
     from peftcli.artifact.fingerprint import fingerprint
     from peftcli.pipeline import telling
 
+    methods = methods_of(recipe)
+    require_engine(recipe.base.quantise)
+    sources = open_sources(methods)
     splits = load_data(recipe.data, recipe.seed)
     splits.task.check_metrics(list(recipe.evaluation.metrics or ()))
-    prepared = prepare(recipe.base, splits.task, methods_of(recipe), seed=recipe.seed)
+    prepared = prepare(recipe.base, splits.task, methods, seed=recipe.seed)
+    found = fingerprint(prepared.source.folder)
+    prepared = replace(prepared, methods=build(prepared.methods, sources, found, prepared.source.label))
     tables = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     run = Run(
         recipe=recipe,
+        budgets=budgets,
+        sources=sources,
         folder=folder,
         splits=splits,
         prepared=prepared,
-        fingerprint=fingerprint(prepared.source.folder),
+        fingerprint=found,
         examples={split: prepared.encode(table) for split, table in tables.items() if table is not None},
         accelerator=make_accelerator(recipe.training, prepared.dtype),
         progress=progress,
@@ -150,7 +171,7 @@ def _train(run: Run, *, resume: bool) -> Finished:
     from peftcli.training.randomness import seed_all
 
     run.prepared.base.network.to(run.accelerator.device)
-    base_scores = _base_scores(run, resume=resume)
+    base = measure_base(run, resume=resume)
     delta = attach(run.prepared.methods, run.prepared.base, seed=run.recipe.seed)
     if not delta.trained():
         names = " + ".join(m.name for m in delta.methods)
@@ -160,44 +181,12 @@ def _train(run: Run, *, resume: bool) -> Finished:
     seed_all(run.recipe.seed + run.accelerator.process_index)
     outcome = fit(_job(run, delta, resume=resume))
     packed = delta.pack()
-    metrics = {"base": base_scores, "validation": None, "test": None}
-    metrics |= {split: measure(run, packed, split) for split in ("validation", "test") if split in run.examples}
-    report = reporting.build(run, packed, outcome, metrics)
+    measured = {"base": base} | {s: measure_delta(run, packed, s) for s in MEASURED_SPLITS if s in run.examples}
+    report = reporting.build(run, packed, outcome, measured)
     if run.accelerator.is_main_process:
         _write(run, packed, report)
     run.accelerator.wait_for_everyone()
     return Finished(folder=run.folder, report=report)
-
-
-def measure(run: Run, delta: Delta, split: str) -> dict[str, float]:
-    """Return the scores of ``delta`` on a split."""
-    from peftcli.training.evaluation import evaluate
-
-    names = run.recipe.evaluation.metrics
-    scores, _ = evaluate(delta.base.network, run.prepared.task, run.examples[split], run.settings, names)
-    return scores
-
-
-def _base_scores(run: Run, *, resume: bool) -> dict[str, float] | None:
-    """Measure the base before anything is attached: not every method equals it at the start."""
-    from dataclasses import replace
-
-    from peftcli.training.evaluation import evaluate
-
-    if not run.recipe.evaluation.base or "validation" not in run.examples:
-        return None
-    kept = run.folder / CHECKPOINTS / BASE_SCORES
-    if resume and kept.exists():
-        found: dict[str, float] = files.read_json(kept)
-        return found
-    settings = replace(run.settings, virtual=None)
-    names = run.recipe.evaluation.metrics
-    network = run.prepared.base.network
-    scores, _ = evaluate(network, run.prepared.task, run.examples["validation"], settings, names)
-    if run.accelerator.is_main_process:
-        kept.parent.mkdir(exist_ok=True)
-        files.write_json(kept, scores)
-    return scores
 
 
 def _job(run: Run, delta: Delta, *, resume: bool) -> Job:
@@ -226,7 +215,7 @@ def _job(run: Run, delta: Delta, *, resume: bool) -> Job:
         batches=batches,
         training=recipe.training,
         rates=lambda delta: learning_rates(recipe.training, delta, run.progress),
-        evaluate=(lambda: measure(run, delta, "validation")) if measured else dict,
+        evaluate=(lambda: quick_scores(run, delta)) if measured else dict,
         every=recipe.evaluation.every,
         select=select,
         higher_is_better=select != "last" and task.higher_is_better(select),
@@ -250,7 +239,9 @@ def _identity(run: Run) -> dict[str, str]:
         "recipe": hashlib.sha256(to_yaml(run.recipe).encode()).hexdigest(),
         "data": hashlib.sha256(" ".join(data).encode()).hexdigest(),
         "base": run.fingerprint["sample"],
+        **{f"the trained delta {folder}": artifact.sha256 for folder, artifact in run.sources.items()},
         **{f"version of {name}": version for name, version in versions().items()},
+        **({"what quantised the base": engine} if (engine := engine_of(run.recipe.base.quantise)) else {}),
     }
 
 

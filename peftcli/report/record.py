@@ -31,6 +31,20 @@ class BaseRecord(Part):
     family: str | None = None
     fingerprint: str | None = None
     dtype: str | None = None
+    quantise: str | None = None
+
+
+class SolvedBudget(Part):
+    """A budget of a method, and the largest size within it."""
+
+    method: str
+    asked: str | int
+    wanted: int = Field(ge=0)
+    setting: str
+    value: int | float
+    achieved: int = Field(ge=0)
+    limit: str | None = None
+    """Why one step more was refused."""
 
 
 class Parameters(Part):
@@ -48,6 +62,7 @@ class Parameters(Part):
     """With what the finished delta no longer holds."""
     per_layer: dict[str, int] = {}
     per_site: dict[str, int] = {}
+    budgets: tuple[SolvedBudget, ...] = ()
 
 
 class Metrics(Part):
@@ -95,6 +110,12 @@ class Report(Part):
     base: BaseRecord
     parameters: Parameters
     metrics: Metrics
+    intervals: dict[str, dict[str, tuple[float | None, float | None]]] = {}
+    """What was measured (as in metrics) -> metric -> bounds of its 95 % bootstrap interval."""
+    details: dict[str, dict[str, Any]] = {}
+    """Split -> what a task shows beside its metrics."""
+    signatures: dict[str, str] = {}
+    """Metric -> how exactly it is computed."""
     select: str
     higher_is_better: bool
     training: Training

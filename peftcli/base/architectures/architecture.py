@@ -92,7 +92,7 @@ class Architecture:
         fields: The values that expressions are made of, in the order they are computed.
         section: The part of the config that describes the backbone; empty for all of it.
         around: The backbone's parameters outside its layers.
-        head: What a sequence (or image) classifier adds.
+        heads: What a new head is made of, by the task that it is for.
         lm_head: The output projection, where it is not the embedding; None where the family generates nothing.
         causal: Whether a position sees only those before it (in the last stack).
         pre_norm: When the norms stand before the sublayers.
@@ -107,7 +107,7 @@ class Architecture:
     fields: Mapping[str, Field]
     stacks: tuple[StackPlan, ...]
     around: tuple[Piece, ...]
-    head: tuple[Piece, ...]
+    heads: Mapping[str, tuple[Piece, ...]]
     lm_head: Piece | None = None
     section: str = ""
     causal: bool = False

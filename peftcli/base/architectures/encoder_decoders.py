@@ -81,7 +81,7 @@ T5 = Architecture(
         norm("encoder.final_layer_norm", bias="never"),
         norm("decoder.final_layer_norm", bias="never"),
     ),
-    head=_HEAD,
+    heads={"classification": _HEAD},
     causal=True,
 )
 
@@ -144,7 +144,7 @@ BART = Architecture(
         table("decoder.embed_positions", "positions+2"),
         norm("decoder.layernorm_embedding"),
     ),
-    head=_HEAD,
+    heads={"classification": _HEAD},
     causal=True,
     pre_norm="never",
     positions="positions",

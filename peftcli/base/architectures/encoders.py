@@ -71,6 +71,12 @@ def _pooler(when: str = "always") -> Piece:
     return Piece(path="pooler.dense", shape=("width", "width"), bias="always", when=when, optional=True)
 
 
+_PER_TOKEN = {
+    "token-classification": (linear("classifier", "", "width", "labels"),),
+    "span-qa": (linear("qa_outputs", "", "width", "labels"),),
+}
+
+
 def _bert_like(
     family: str, fields: Mapping[str, Field], around: tuple[Piece, ...], head: tuple[Piece, ...], positions: str
 ) -> Architecture:
@@ -81,7 +87,7 @@ def _bert_like(
         fields=fields,
         stacks=(_bert_stack(),),
         around=(*_embeddings(), *around),
-        head=head,
+        heads={"classification": head, **_PER_TOKEN},
         pre_norm="never",
         positions=positions,
     )
@@ -170,7 +176,10 @@ DEBERTA_V2 = Architecture(
         Piece(path="encoder.conv.conv", shape=("width", "width/groups", "kernel"), bias="always", when="kernel"),
         norm("encoder.conv.LayerNorm", when="kernel"),
     ),
-    head=(linear("pooler.dense", "", "pooled", "pooled"), linear("classifier", "", "pooled", "labels")),
+    heads={
+        "classification": (linear("pooler.dense", "", "pooled", "pooled"), linear("classifier", "", "pooled", "labels")),
+        **_PER_TOKEN,
+    },
     pre_norm="never",
     attention_interface=False,
     positions="positions",
@@ -213,7 +222,7 @@ DISTILBERT = Architecture(
         ),
     ),
     around=(*_embeddings(types="never"), norm("embeddings.LayerNorm")),
-    head=_two_layer_head("pre_classifier", "classifier"),
+    heads={"classification": _two_layer_head("pre_classifier", "classifier"), **_PER_TOKEN},
     pre_norm="never",
     positions="positions",
 )

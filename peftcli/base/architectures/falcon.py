@@ -71,7 +71,7 @@ FALCON = Architecture(
         ),
     ),
     around=(table("word_embeddings", "vocabulary", site="embeddings"), norm("ln_f")),
-    head=SCORE,
+    heads={"classification": SCORE},
     lm_head=LM_HEAD,
     causal=True,
     attention_interface=False,

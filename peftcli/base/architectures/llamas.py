@@ -95,7 +95,7 @@ def _llama_like(
             ),
         ),
         around=(table("embed_tokens", "vocabulary", site="embeddings"), _rms("norm")),
-        head=SCORE,
+        heads={"classification": SCORE},
         lm_head=LM_HEAD,
         causal=True,
         positions="positions",

@@ -72,7 +72,7 @@ def _vit_like(family: str, special: tuple[str, ...], fields: Mapping[str, Field]
             norm("layernorm"),
             Piece(path="pooler.dense", shape=("pooled", "width"), bias="always", when="bare", optional=True),
         ),
-        head=(linear("classifier", "", "width", "labels"),),
+        heads={"classification": (linear("classifier", "", "width", "labels"),)},
         # Checkpoints keep the names that modules had before transformers 5.
         renames=(
             (r"^encoder\.layer\.", "layers."),
@@ -102,6 +102,6 @@ CLIP_VISION = Architecture(
         norm("pre_layrnorm"),
         norm("post_layernorm"),
     ),
-    head=(linear("classifier", "", "width", "labels"),),
+    heads={"classification": (linear("classifier", "", "width", "labels"),)},
 )
 CLIP = replace(CLIP_VISION, family="clip", section="vision_config")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from peftcli.data.tables import Table
     from peftcli.recipe.recipe import DataSection
 
-__all__ = ["CausalLm", "Classification", "Task", "make_task", "task_from_manifest"]
+__all__ = ["CausalLm", "Classification", "Task", "make_task", "model_class", "network_of", "task_from_manifest"]
 
 _TASKS: dict[str, type[Task]] = {task.name: task for task in (Classification, CausalLm)}
 
@@ -44,3 +44,20 @@ def task_from_manifest(manifest: Mapping[str, Any]) -> Task:
     if not isinstance(name, str) or name not in _TASKS:
         raise ArtifactError(f"the artifact names the task {name!r}", hint=f"Known are {', '.join(_TASKS)}.")
     return _TASKS[name].from_manifest(manifest)
+
+
+def model_class(name: str) -> str:
+    """Return the transformers class that the task called ``name`` needs."""
+    return _TASKS[name].model_class
+
+
+def network_of(manifest: Mapping[str, Any] | None) -> tuple[str, int | None]:
+    """Return the transformers class that a manifest's task needs and its number of labels; no task: the bare model.
+
+    Raises:
+        ArtifactError: The description is not one of a task.
+    """
+    if manifest is None:
+        return "AutoModel", None
+    task = task_from_manifest(manifest)
+    return task.model_class, task.network_settings().get("num_labels")

@@ -132,10 +132,10 @@ class CausalLm(Task):
 
     def scored(self, outcomes: Sequence[Outcome], names: Sequence[str]) -> dict[str, Scored]:
         """Return the loss per token and its exponential, the perplexity."""
-        from peftcli.metrics.scored import perplexity, ratio
+        from peftcli.metrics import losses
 
-        losses, tokens = [o["loss"] for o in outcomes], [o["tokens"] for o in outcomes]
-        return {name: {"loss": ratio, "perplexity": perplexity}[name](losses, tokens) for name in names}
+        found, tokens = [o["loss"] for o in outcomes], [o["tokens"] for o in outcomes]
+        return {name: losses.scored(name, found, tokens) for name in names}
 
     def check_metrics(self, names: Sequence[str]) -> None:
         """Check the metrics that a recipe names; metric modules need predictions, and there are none."""

@@ -38,6 +38,7 @@ class Classification(Task):
     new_head: ClassVar[bool] = True
     select: ClassVar[str] = "accuracy"
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "loss")
+    metric_kind: ClassVar[str] = "classes"
     more_metrics: ClassVar[tuple[str, ...]] = ("f1_micro", "f1_weighted", "matthews")
     inputs: ClassVar[tuple[str, ...]] = ("text", "text_pair")
 
@@ -141,11 +142,11 @@ class Classification(Task):
         import numpy as np
 
         from peftcli.metrics import classes
-        from peftcli.metrics.scored import mean
+        from peftcli.metrics.scored import averaged
 
         labels, predictions = (np.array([o[key] for o in outcomes], dtype=int) for key in ("label", "prediction"))
         return {
-            name: mean([o["loss"] for o in outcomes])
+            name: averaged(o["loss"] for o in outcomes)
             if name == "loss"
             else classes.scored(name, labels, predictions, len(self.labels))
             for name in names

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from peftcli.data.metrics import LOWER_IS_BETTER, check_names, is_module, own_metric
+from peftcli.data.metrics import LOSSES, check_names, is_module, own_metric
 from peftcli.errors import ArtifactError, Problem
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Task(ABC):
         reads: What turns its rows into numbers: a tokenizer, or an image processor.
         select: The metric by which the best checkpoint is kept.
         metric_names: The metrics that are measured by default.
+        metric_kind: What they are computed from, a key of ``metrics.registry.NAMES``; empty: losses alone.
         more_metrics: Further ones that a recipe may ask for.
         text_metrics: Those of texts that the network generates.
         settings: The keys of a recipe's data section that mean something here beside those that always do.
@@ -48,6 +49,7 @@ class Task(ABC):
     reads: ClassVar[Literal["text", "images"]] = "text"
     select: ClassVar[str]
     metric_names: ClassVar[tuple[str, ...]]
+    metric_kind: ClassVar[str] = ""
     more_metrics: ClassVar[tuple[str, ...]] = ()
     text_metrics: ClassVar[tuple[str, ...]] = ()
     settings: ClassVar[tuple[str, ...]] = ()
@@ -152,14 +154,24 @@ class Task(ABC):
         """
         check_names(names, (*self.metric_names, *self.more_metrics, *self.text_metrics))
 
+    def signature(self, metric: str) -> str:
+        """Return how exactly a metric is computed, so that its value can be had again elsewhere."""
+        from peftcli.metrics.registry import signature
+
+        if metric in LOSSES:
+            return LOSSES[metric]
+        return signature(metric, "texts" if metric in self.text_metrics else self.metric_kind)
+
     def higher_is_better(self, metric: str) -> bool:
         """Return whether a greater ``metric`` is better; a metric of the user's own is taken to be such.
 
         Raises:
             DataError: The task has no such metric.
         """
+        from peftcli.metrics.registry import higher_is_better as better
+
         self.check_metrics([metric])
-        return is_module(metric) or metric not in LOWER_IS_BETTER
+        return is_module(metric) or (metric not in LOSSES and better(metric))
 
     def key(self, row: Row) -> str:
         """Return the input of ``row`` without case, spacing and Unicode variants: equal for rows that repeat it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,9 +58,29 @@ def rows(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_a_recipe_trains_on_a_tiny_base(path, bases, rows, tmp_path):
-    plan = read(path)
+    # Copied, so that the runs which a recipe builds on lie beside the folder that it stands in.
+    shutil.copytree(FOLDER, tmp_path / "recipes")
+    for name, *overrides in _commands(path):
+        recipe = tmp_path / name
+        plan = read(recipe, overrides)
+        out = tmp_path / "runs" / str(plan.name)
+        finished = train(read(recipe, [*overrides, *_small(plan, bases, rows)]), TrainOptions(out=out), Silent())
+    assert finished.report["training"]["steps"] == 4
+    assert finished.report["proofs"]["frozen_tensors_moved"] == 0
+    assert (out / "delta/delta.safetensors").exists()
+    assert (out / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def _commands(path) -> list[list[str]]:
+    """Return what a recipe's head says to train, each a recipe and its overrides: itself last."""
+    said = [line.split()[3:] for line in path.read_text().splitlines() if line.startswith("# peft train ")]
+    return [*said[1:], said[0]]
+
+
+def _small(plan, bases, rows) -> list[str]:
+    """Make a run small."""
     task = plan.data.task
-    small = [
+    return [
         f"base.name={bases[task]}",
         f"data.train={rows[task]}",
         f"data.validation={rows[task]}",
@@ -70,11 +91,6 @@ def test_a_recipe_trains_on_a_tiny_base(path, bases, rows, tmp_path):
         "training.warmup=0",
         *_sizes(plan.method),
     ]
-    finished = train(read(path, small), TrainOptions(out=tmp_path / "run"), Silent())
-    assert finished.report["training"]["steps"] == 4
-    assert finished.report["proofs"]["frozen_tensors_moved"] == 0
-    assert (tmp_path / "run/delta/delta.safetensors").exists()
-    assert (tmp_path / "run/report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
 def _sizes(methods) -> list[str]:

@@ -13,6 +13,7 @@ from peftcli import files
 from peftcli.artifact.exports import Export
 from peftcli.artifact.manifest import DELTA_JSON, FORMAT, DeltaManifest, read_delta_manifest, version, versions
 from peftcli.artifact.tensor_file import TensorFile, TensorSpec, arranged, new_tensor_file
+from peftcli.delta.method import Method
 from peftcli.delta.registry import describe, read_methods
 from peftcli.errors import ArtifactError, Problem
 from peftcli.manifest import MANIFEST
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import torch
 
     from peftcli.base.base_model import BaseModel
-    from peftcli.delta.method import Method
 
 TENSORS = "delta.safetensors"
 DELTA_FOLDER = "delta"  # inside a run folder
@@ -196,10 +196,14 @@ def _short(fingerprint: Mapping[str, Any]) -> str:
 
 def _methods(manifest: DeltaManifest, path: Path) -> tuple[Method, ...]:
     try:
-        return read_methods(manifest.methods)
+        found = read_methods(manifest.methods)
     except ValidationError as error:
         problems = [f"methods.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
         raise ArtifactError(Problem(what=p, where=str(path)) for p in problems[:5]) from None
+    methods = tuple(m for m in found if isinstance(m, Method))
+    if len(methods) < len(found):
+        raise ArtifactError("a method has a budget where that of a finished delta has a size", where=str(path))
+    return methods
 
 
 def _check_tensors(file: TensorFile, manifest: DeltaManifest) -> None:

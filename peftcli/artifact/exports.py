@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from peftcli import files
-from peftcli.artifact.tensor_file import TensorSpec, arranged, new_tensor_file
+from peftcli.artifact.tensor_file import TensorFile, TensorSpec, arranged, new_tensor_file
 
 if TYPE_CHECKING:
     import torch
@@ -74,10 +74,23 @@ def export(delta: Delta, *, base: str | None, revision: str | None, task: str | 
         "task_type": TASK_TYPES.get(task or ""),
         "inference_mode": True,
         **layout.config,
-        "modules_to_save": sorted(saved) or None,
+        **({"modules_to_save": sorted(saved)} if saved else {}),  # peft warns of a key that a form does not have
     }
     tensors = {**layout.tensors, **head}
     return Export(kind="exact" if layout.exact else "converted", config=config, tensors=tensors)
+
+
+def stored(folder: Path, kind: Literal["exact", "converted", "none"]) -> Export:
+    """Return the form that lies in an artifact's folder.
+
+    Raises:
+        ArtifactError: A file is missing or damaged.
+    """
+    from peftcli.artifact.numbers import from_bytes
+
+    with TensorFile(folder / TENSORS) as file:
+        tensors = {n: from_bytes(file.read(n), e.dtype).reshape(e.shape) for n, e in file.entries.items()}
+    return Export(kind=kind, config=files.read_json(folder / CONFIG), tensors=tensors)
 
 
 def head_entries(delta: Delta, prefix: str) -> tuple[list[str], dict[str, torch.Tensor]]:

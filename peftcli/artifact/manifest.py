@@ -31,6 +31,8 @@ class BaseIdentity(Settings):
     """What the run changed in the config besides the task's own settings, such as pad_token_id."""
     fingerprint: dict[str, str | int]
     dtype: str
+    quantise: Literal["none", "nf4", "int8"] = "none"
+    """In which form its projections were held."""
 
 
 class TensorShape(Settings):

@@ -14,15 +14,17 @@ from peftcli.artifact.base_folder import BaseFolder, StoredTensor
 from peftcli.artifact.numbers import DTYPES, NAMES, from_bytes
 from peftcli.artifact.row_blocks import Output
 from peftcli.artifact.tensor_file import TensorFile, TensorSpec, arranged
-from peftcli.base.anatomy import Anatomy
+from peftcli.base.anatomy import NETWORKS, OUTSIDE, Anatomy
 from peftcli.base.base_model import BaseModel
 from peftcli.base.checkpoint_names import map_names
 from peftcli.base.skeleton import skeleton
+from peftcli.data.tasks import network_of
 from peftcli.delta.block import Block
 from peftcli.delta.delta import BASE, HEAD, Delta, attach
 from peftcli.errors import ArtifactError, BaseModelError, MethodError
 
 KEEP = "Keep the delta beside the base model."
+GENERATING = ("causal-lm", "seq2seq")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +34,22 @@ class Plan:
     Attributes:
         dtype: Of most numbers of the merged model, in safetensors' words.
         dropped: Names of tensors that only another task's head needs, or second copies of a tied tensor.
+        untied: Whether a head that was tied to the token embeddings has a tensor of its own.
     """
 
     outputs: tuple[Output, ...]
     dtype: str
     dropped: tuple[str, ...]
+    untied: bool = False
 
 
-def make_plan(artifact: Artifact, base: BaseFolder, delta_file: TensorFile, dtype: str | None) -> Plan:
+def make_plan(
+    artifact: Artifact,
+    base: BaseFolder,
+    delta_file: TensorFile,
+    dtype: str | None,
+    staying: Collection[str] | None = None,
+) -> Plan:
     """Plan the merge.
 
     Args:
@@ -47,6 +57,8 @@ def make_plan(artifact: Artifact, base: BaseFolder, delta_file: TensorFile, dtyp
         base: The base model.
         delta_file: The artifact's tensors, open.
         dtype: What floating-point tensors become; None leaves each as it is.
+        staying: Where a part of the stack stays beside the merged model, and with it the head: the addresses of the
+            base tensors that are trained by that part.
 
     Raises:
         MethodError: A method cannot be merged.
@@ -58,8 +70,13 @@ def make_plan(artifact: Artifact, base: BaseFolder, delta_file: TensorFile, dtyp
     names = _network_names(delta.base, base.tensors)
     target = NAMES[getattr(torch, dtype)] if dtype else None
     main = target or _main_dtype(base)
-    heads = delta.base.head
-    written = _written_names(delta.base.anatomy, [n for n in base.tensors if n in names]) if heads else {}
+    heads = delta.base.head if staying is None else frozenset()
+    if staying is not None:
+        trained = {n: t for n, t in trained.items() if n not in delta.base.head}
+        _refuse_trained_elsewhere(folds, {delta.base.name(address): address for address in staying})
+    untied = _untied_head(delta, folds)
+    full = heads or untied
+    written = _written_names(delta.base.anatomy, [n for n in base.tensors if n in names]) if full else {}
 
     outputs, dropped, seen = [], [], set[str]()
     # Of a tied tensor that is stored twice, the copy under the network's own name comes first.
@@ -74,13 +91,19 @@ def make_plan(artifact: Artifact, base: BaseFolder, delta_file: TensorFile, dtyp
         seen |= {known} if known else set()
         kind = target if target and _is_float(stored.entry.dtype) else stored.entry.dtype
         spec = TensorSpec(written.get(name, name), kind, stored.entry.shape)
-        outputs.append(_output(spec, stored, trained.get(known or ""), folds.get(known or "", ())))
+        changes = folds.get(known or "", ())
+        outputs.append(_output(spec, stored, trained.get(known or ""), changes))
+        if untied and any(block.unties for block, _ in changes):
+            kept = [(block, own) for block, own in changes if not block.unties]
+            own_spec = TensorSpec(untied, kind, stored.entry.shape)
+            outputs.append(_output(own_spec, stored, trained.get(known or ""), kept))
     for name in sorted(heads):
         spec = TensorSpec(_full_name(delta.base, name), main, trained[name].entry.shape)
         outputs.append(_output(spec, None, trained[name], ()))
-    _check_complete(delta.base, seen | heads, {*trained, *folds})
+    _check_complete(delta.base, seen | delta.base.head, {*trained, *folds})
     order = {spec: i for i, spec in enumerate(arranged([o.spec for o in outputs]))}
-    return Plan(outputs=tuple(sorted(outputs, key=lambda o: order[o.spec])), dtype=main, dropped=tuple(sorted(dropped)))
+    ordered = tuple(sorted(outputs, key=lambda o: order[o.spec]))
+    return Plan(outputs=ordered, dtype=main, dropped=tuple(sorted({*dropped} - {untied})), untied=untied is not None)
 
 
 def check_mergeable(artifact: Artifact) -> None:
@@ -90,8 +113,12 @@ def check_mergeable(artifact: Artifact) -> None:
         MethodError: There is one.
     """
     for method in artifact.methods:
-        if not method.card.mergeable:
-            raise MethodError(f"{method.name} cannot be merged: it is not a change of weights", hint=KEEP)
+        if not method.mergeable:
+            others = " + ".join(m.name for m in artifact.methods if m.mergeable)
+            partial = f"Write --partial to fold {others} alone; the rest becomes a delta beside the merged model."
+            raise MethodError(
+                f"{method.name} cannot be merged: it is not a change of weights", hint=partial if others else KEEP
+            )
 
 
 def attached(artifact: Artifact, config: Mapping[str, Any], file: TensorFile) -> Delta:
@@ -105,9 +132,8 @@ def attached(artifact: Artifact, config: Mapping[str, Any], file: TensorFile) ->
     Raises:
         ArtifactError: The tensors are not those of the methods.
     """
-    task = artifact.manifest.task or {}
-    labels = len(task["labels"]) if task.get("labels") else None
-    anatomy = Anatomy.of(config, task=task.get("name"), labels=labels)
+    task, labels = network_of(artifact.manifest.task)
+    anatomy = Anatomy.of(config, task=NETWORKS[task], labels=labels)
     head = {n.removeprefix(HEAD): e.shape for n, e in file.entries.items() if n.startswith(HEAD)}
     delta = attach(artifact.methods, skeleton(anatomy, head), seed=artifact.manifest.seed)
     delta.load({n: _tensor(file, n) for n in file.entries})
@@ -133,6 +159,33 @@ def _folds(delta: Delta) -> dict[str, tuple[tuple[Block, str], ...]]:
         for name in names:
             found[f"{module}.{name}"].append((block, name))
     return {name: tuple(blocks) for name, blocks in found.items()}
+
+
+def _untied_head(delta: Delta, folds: Mapping[str, Sequence[tuple[Block, str]]]) -> str | None:
+    """Return the weight of a head that is tied to embeddings which move without it; None: there is none."""
+    anatomy = delta.base.anatomy
+    head = anatomy.architecture.lm_head
+    moved = any(block.unties for blocks in folds.values() for block, _ in blocks)
+    if not moved or head is None or anatomy.task not in GENERATING or f"{OUTSIDE}{head.path}.weight" in _paths(anatomy):
+        return None
+    if anatomy.arch != "decoder":
+        raise MethodError(
+            f"embeddings of {anatomy.family} cannot be merged: its head is tied to them and scaled where it is",
+            hint=KEEP,
+        )
+    return f"{head.path}.weight"
+
+
+def _paths(anatomy: Anatomy) -> set[str]:
+    return {tensor.path for tensor in anatomy.tensors}
+
+
+def _refuse_trained_elsewhere(folds: Collection[str], staying: Mapping[str, str]) -> None:
+    for name in sorted(staying.keys() & set(folds)):
+        raise MethodError(
+            f"{staying[name]} is trained by a method that stays and changed by one that is folded: they cannot part",
+            hint=KEEP,
+        )
 
 
 def _trained(delta: Delta, file: TensorFile) -> dict[str, StoredTensor]:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from peftcli import files
-from peftcli.artifact.artifact import TENSORS, Artifact, check_base
+from peftcli.artifact.artifact import DELTA_FOLDER, TENSORS, Artifact, check_base
 from peftcli.artifact.base_folder import INDEX, SINGLE, BaseFolder
 from peftcli.artifact.fingerprint import fingerprint
 from peftcli.artifact.merge_plan import Plan, check_mergeable, make_plan
 from peftcli.artifact.merged_folder import PROVENANCE, copy_companions, merged_config, provenance, refuse_second_merge
+from peftcli.artifact.originals import ORIGINALS, keep_originals, lost_bytes
+from peftcli.artifact.quantised_base import Into, as_trained, check_into
 from peftcli.artifact.row_blocks import Output, RowBlocks
+from peftcli.artifact.stack_parts import Part, divide, save_staying
 from peftcli.artifact.tensor_file import TensorFile, new_tensor_file
 
 SHARD = "model-{:05d}-of-{:05d}.safetensors"
@@ -32,12 +35,18 @@ class MergeSettings:
         shard_bytes: A larger model is written as several files.
         overwrite: Whether an existing folder is replaced.
         allow_base_mismatch: Whether any base of the right shapes is accepted.
+        partial: Whether methods that cannot be folded may stay, as a delta inside the merged folder.
+        keep_originals: Whether what the merge takes from the base is kept, so that it can be undone without the base.
+        into: Where the base was quantised, which of its weights the delta goes into.
     """
 
     dtype: str | None = None
     shard_bytes: int = 5_000_000_000
     overwrite: bool = False
     allow_base_mismatch: bool = False
+    partial: bool = False
+    keep_originals: bool = False
+    into: Into | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +57,7 @@ class MergeSummary:
         tensors: How many the merged model has.
         changed: How many of them the delta touched.
         dropped: Tensors of the base that the merged model has no use for.
+        folded, staying: The methods that went into the weights, and those that lie beside them as a delta.
         bytes: Of all its tensors.
         dtype: Of most of its numbers.
         relative_error: ||stored - W - dW|| / ||dW||: what rounding took from the delta; None in float32.
@@ -59,6 +69,8 @@ class MergeSummary:
     tensors: int
     changed: int
     dropped: tuple[str, ...]
+    folded: tuple[str, ...]
+    staying: tuple[str, ...]
     bytes: int
     dtype: str
     seconds: float
@@ -74,30 +86,44 @@ def stream(artifact: Artifact, base_folder: Path, out: Path, settings: MergeSett
     """Write the merged model into ``out``, which appears complete or not at all.
 
     Raises:
-        MethodError: The method is no change of weights, or the delta is merged already.
+        MethodError: The method is no change of weights, the delta is merged already, or ``into`` does not fit.
         ArtifactError: The base model is not the one the delta was trained on.
         BaseModelError: The base model's files are missing or damaged.
         ResourceError: ``out`` exists or cannot be written.
     """
     start = time.monotonic()
-    check_mergeable(artifact)
+    check_into(artifact, settings.into)
+    if not settings.partial:
+        check_mergeable(artifact)
     refuse_second_merge(artifact, base_folder)
     own = artifact.manifest.base
     with BaseFolder(base_folder) as base, TensorFile(artifact.folder / TENSORS) as delta:
-        check_base(artifact, fingerprint(base_folder), str(base_folder), allowed=settings.allow_base_mismatch)
-        plan = make_plan(artifact, base, delta, settings.dtype)
-        config = merged_config(base.config(), artifact, plan.dtype if settings.dtype else None)
+        found = fingerprint(base_folder, strict=settings.keep_originals)
+        check_base(artifact, found, str(base_folder), allowed=settings.allow_base_mismatch)
+        folded, staying = _parts(artifact, base, delta, partial=settings.partial)
+        plan = make_plan(folded, base, delta, settings.dtype, staying.base_tensors if staying else None)
+        plan = as_trained(plan, artifact) if settings.into == "dequantised" else plan
+        config = merged_config(base.config(), artifact, plan.dtype if settings.dtype else None, whole=staying is None)
+        config |= {"tie_word_embeddings": False} if plan.untied else {}
         blocks = RowBlocks()
+        left = staying.methods if staying else ()
         size = sum(o.spec.bytes for o in plan.outputs)
+        kept = lost_bytes(base, plan.outputs) if settings.keep_originals else 0
 
         def write(temporary: Path) -> None:
             _write_tensors(plan, blocks, temporary, settings.shard_bytes)
             files.write_json(temporary / "config.json", config)
-            files.write_json(temporary / PROVENANCE, provenance(artifact, base_folder))
+            files.write_json(temporary / PROVENANCE, provenance(artifact, base_folder, found, left))
             copy_companions(base_folder, temporary)
+            if settings.keep_originals:
+                keep_originals(base, plan.outputs, temporary / ORIGINALS)
+            if staying:
+                own_base = _base_of_staying(artifact, out, settings.dtype) | {"config": config}
+                own_base["fingerprint"] = fingerprint(temporary)
+                save_staying(artifact, staying, temporary / DELTA_FOLDER, own_base)
 
         files.check_new(out, overwrite=settings.overwrite)
-        files.check_room(out, size)
+        files.check_room(out, size + kept)
         with _one_thread():
             files.commit_folder(out, write, manifest=False, overwrite=settings.overwrite)
     rounded = blocks.loss.numbers > 0
@@ -107,12 +133,28 @@ def stream(artifact: Artifact, base_folder: Path, out: Path, settings: MergeSett
         tensors=len(plan.outputs),
         changed=sum(o.changed for o in plan.outputs),
         dropped=plan.dropped,
+        folded=tuple(m.name for m in folded.methods),
+        staying=tuple(m.name for m in left),
         bytes=size,
         dtype=plan.dtype,
         seconds=time.monotonic() - start,
         relative_error=blocks.loss.relative_error if rounded else None,
         share_unchanged=blocks.loss.share_unchanged if rounded else None,
     )
+
+
+def _parts(artifact: Artifact, base: BaseFolder, delta: TensorFile, *, partial: bool) -> tuple[Artifact, Part | None]:
+    """Return what is folded, with ``delta`` narrowed to its tensors, and what stays."""
+    if not partial:
+        return artifact, None
+    folded, staying = divide(artifact, base.config(), delta.entries)
+    delta.narrow(folded.names)
+    return replace(artifact, methods=folded.methods), staying
+
+
+def _base_of_staying(artifact: Artifact, out: Path, dtype: str | None) -> dict[str, Any]:
+    dtype = dtype or artifact.manifest.base.dtype
+    return {"name": str(out.absolute()), "commit": None, "dtype": dtype, "quantise": "none"}
 
 
 def _write_tensors(plan: Plan, blocks: RowBlocks, folder: Path, shard_bytes: int) -> None:

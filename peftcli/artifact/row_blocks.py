@@ -14,10 +14,32 @@ import torch
 from peftcli.artifact.base_folder import StoredTensor
 from peftcli.artifact.numbers import DTYPES, from_bytes, to_bytes
 from peftcli.artifact.tensor_file import TensorEntry, TensorSpec, TensorWriter
+from peftcli.base.quantise import Form
+from peftcli.base.quantised_linear import quantised
 from peftcli.delta.block import Block
 
 BLOCK = 2**20  # numbers: 4 MiB in float32
 MOST_ROWS = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """How the base model held a weight while the delta was trained, where that was quantised.
+
+    Attributes:
+        form: In which form.
+        dtype: Of the numbers before and after.
+        transposed: Whether the weight is stored (d_in, d_out).
+    """
+
+    form: Form
+    dtype: torch.dtype
+    transposed: bool
+
+    def weight(self, stored: torch.Tensor) -> torch.Tensor:
+        """Return the numbers that the base model computed with. Shapes: as ``stored``, the whole of the weight."""
+        layer = quantised(stored.to(self.dtype), self.form, bias=None, transposed=self.transposed)
+        return layer.weight.contiguous()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +51,14 @@ class Output:
         stored: Its pretrained value; None for a head.
         trained: Its value in the artifact, where it was trained as it is.
         folds: The blocks around its module that change it, innermost first, with its name in that module.
+        held: How the base model held it; None: as it is stored.
     """
 
     spec: TensorSpec
     stored: StoredTensor | None
     trained: StoredTensor | None
     folds: tuple[tuple[Block, str], ...] = ()
+    held: Held | None = None
 
     @property
     def changed(self) -> bool:
@@ -44,7 +68,8 @@ class Output:
     @property
     def copied(self) -> bool:
         """Whether its bytes are those of the base model."""
-        return not self.changed and self.stored is not None and self.stored.entry.dtype == self.spec.dtype
+        kept = not self.changed and self.held is None
+        return kept and self.stored is not None and self.stored.entry.dtype == self.spec.dtype
 
 
 @dataclass
@@ -91,11 +116,20 @@ class RowBlocks:
             assert output.stored is not None
             writer.copy(output.stored.file, output.stored.entry.start, output.spec.bytes)
             return
+        whole = self._held(output)
         for rows in _blocks(output.spec.shape):
-            writer.write(to_bytes(self._merged(output, rows)))
+            before = self._read(output.stored, rows, "before") if whole is None else whole[rows]
+            writer.write(to_bytes(self._merged(output, rows, before)))
 
-    def _merged(self, output: Output, rows: slice) -> torch.Tensor:
-        before = self._read(output.stored, rows, "before")
+    def _held(self, output: Output) -> torch.Tensor | None:
+        """Return a weight as the base model held it: its blocks of 64 run over the rows, so the whole is needed."""
+        if output.held is None:
+            return None
+        stored = self._read(output.stored, slice(0, output.spec.shape[0]), "before")
+        assert stored is not None, f"{output.spec.name} is no weight of the base model"
+        return output.held.weight(stored)
+
+    def _merged(self, output: Output, rows: slice, before: torch.Tensor | None) -> torch.Tensor:
         trained = self._read(output.trained, rows, "trained")
         start = before if trained is None else trained
         assert start is not None, f"{output.spec.name} comes from nowhere"

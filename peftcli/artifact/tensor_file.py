@@ -10,8 +10,8 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -90,6 +90,10 @@ class TensorFile:
         buffer = bytearray(entry.bytes)
         self.read_into(memoryview(buffer), entry.start)
         return buffer
+
+    def narrow(self, names: Mapping[str, str]) -> None:
+        """Hold no tensors but these from here on, under the names they have here: new name -> stored name."""
+        self.entries = {new: replace(self.entries[stored], name=new) for new, stored in names.items()}
 
     def read_into(self, buffer: memoryview, position: int) -> None:
         """Fill ``buffer`` with the file's bytes from ``position`` on."""

@@ -58,7 +58,7 @@ def verify(folder: Path, base_folder: Path | None, strict: bool) -> list[Check]:
 def _fit(artifact: Artifact) -> Check:
     """Check that the methods make exactly these tensors on the base's config; others than merging ones need weights."""
     name = "tensors of the methods"
-    if not all(m.card.mergeable for m in artifact.methods):
+    if not all(m.mergeable for m in artifact.methods):
         return Check(name, False, "checked when the base model is loaded")
     from peftcli.artifact.merge_plan import attached
 

@@ -11,6 +11,7 @@ from torch import nn
 from peftcli.base.base_model import BaseModel
 from peftcli.base.sites import Site
 from peftcli.blocks.bottleneck import Bottleneck
+from peftcli.blocks.fusion import Fusion
 from peftcli.blocks.residual_stream import Entry
 from peftcli.delta.block import Block, Order
 
@@ -26,7 +27,7 @@ class Adapter(Block):
     idle: Sequence[nn.Parameter] = ()
 
     def __init__(
-        self, wrapped: nn.Module, address: str, bottleneck: Bottleneck, shared: nn.Module | None = None
+        self, wrapped: nn.Module, address: str, bottleneck: Bottleneck | Fusion, shared: nn.Module | None = None
     ) -> None:
         super().__init__(wrapped, address)
         if shared is not None:
@@ -119,7 +120,7 @@ def beside_sublayers(
         base.replace(out, block)
 
 
-def after_residual_adds(base: BaseModel, sites: Sequence[Site], make: Callable[[Site], Bottleneck]) -> None:
+def after_residual_adds(base: BaseModel, sites: Sequence[Site], make: Callable[[Site], Bottleneck | Fusion]) -> None:
     """Put an adapter where each sublayer's result has been added to the residual stream.
 
     Behind a norm that follows the add, the adapter's own result is added before the norm.

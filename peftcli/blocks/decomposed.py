@@ -42,7 +42,8 @@ class DecomposedLowRank(LowRank):
 
     def base_weight(self) -> torch.Tensor:
         """Return this site's part of the base model's weight, in float32. Shapes: (d_out, d_in)."""
-        weight = innermost(self).get_parameter("weight")
+        weight = innermost(self).weight  # of a quantised layer: unpacked
+        assert isinstance(weight, torch.Tensor)
         return _part(weight.T if self.site.transposed else weight, self.site, dim=0).float()
 
     @torch.no_grad()

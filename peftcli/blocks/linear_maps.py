@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-Fill = Literal["zero", "normal", "truncated", "kaiming", "glorot"]
+Fill = Literal["zero", "normal", "truncated", "kaiming", "glorot", "identity"]
 
 FILLS: dict[str, Callable[[torch.Tensor, torch.Generator], object]] = {
     "zero": lambda tensor, _: nn.init.zeros_(tensor),
@@ -21,6 +21,8 @@ FILLS: dict[str, Callable[[torch.Tensor, torch.Generator], object]] = {
     ),
     "kaiming": lambda tensor, generator: nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator),
     "glorot": lambda tensor, generator: nn.init.xavier_uniform_(tensor, gain=math.sqrt(2), generator=generator),
+    # AdapterFusion's code: nearly, so that no two entries of a row are the same for ever.
+    "identity": lambda tensor, _: nn.init.constant_(tensor, 1e-6).data.fill_diagonal_(1.0),
 }
 
 

@@ -22,7 +22,7 @@ def attach_sparse(base: BaseModel, tensors: Iterable[BaseTensor], number: int) -
     """Surround ``tensors`` and let ``number`` of their entries train, somewhere: training or an artifact chooses."""
     listed = list(tensors)
     places = surround(base, listed)
-    for address, count in dealt(number, [t for t in listed if t.address in places]).items():
+    for address, count in dealt(number, {t.address: t.size for t in listed if t.address in places}).items():
         block, name = places[address]
         block.give(name, Sparse(torch.arange(count)))
 

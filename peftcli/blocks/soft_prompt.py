@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from peftcli.delta.block import Block
+from peftcli.delta.delta import Delta
+from peftcli.delta.method import PeftLayout
 
 Start = Literal["vocabulary", "uniform", "normal"] | tuple[int, ...]
 
@@ -52,3 +54,21 @@ class SoftPrompt(Block):
         embedded: torch.Tensor = self.wrapped(ids.masked_fill(virtual, 0))
         trained = self.prompt[(ids - self.vocabulary).clamp(min=0, max=len(self.prompt) - 1)].to(embedded.dtype)
         return torch.where(virtual[..., None], trained, embedded)
+
+
+def prompt_layout(delta: Delta) -> PeftLayout | str:
+    """Return a prompt before the first token as Hugging Face peft's PROMPT_TUNING, where that computes the same."""
+    anatomy = delta.base.anatomy
+    if anatomy.arch not in ("decoder", "encoder") or (delta.head and anatomy.arch == "decoder"):
+        return f"peft computes something else for prompts on {anatomy.family} here"
+    block = next(b for _, b in delta.blocks() if isinstance(b, SoftPrompt))
+    config = {
+        "peft_type": "PROMPT_TUNING",
+        "num_virtual_tokens": len(block.prompt),
+        "token_dim": anatomy.embedding_width,
+        "num_layers": sum(anatomy.layers.values()),
+        "num_attention_heads": 1,
+        "num_transformer_submodules": 1,
+        "prompt_tuning_init": "RANDOM",
+    }
+    return PeftLayout(config=config, tensors={"prompt_embeddings": block.prompt.detach().cpu()}, exact=True)

@@ -164,8 +164,10 @@ class Tied(nn.Module):
         return {own: block.changed(name) for own, (block, name) in found if block.enabled and name in block.changes}
 
 
-def surround(base: BaseModel, tensors: Iterable[BaseTensor]) -> dict[str, tuple[TensorChange, str]]:
-    """Put a block around every module that holds one of ``tensors``; those of a new head are left out.
+def surround(
+    base: BaseModel, tensors: Iterable[BaseTensor], kind: type[TensorChange] = TensorChange
+) -> dict[str, tuple[TensorChange, str]]:
+    """Put a block of a kind around every module that holds one of ``tensors``; those of a new head are left out.
 
     Returns:
         By address of the tensor: its block, and what the block's module calls it.
@@ -174,13 +176,14 @@ def surround(base: BaseModel, tensors: Iterable[BaseTensor]) -> dict[str, tuple[
     for tensor in tensors:
         name = base.name(tensor.address)
         if name not in base.head:
+            base.tensor(tensor.path)  # refuses what is held quantised
             path, _, own = name.rpartition(".")
             modules.setdefault(path, {})[own] = tensor.address
     places = _places(base)
     found: dict[str, tuple[TensorChange, str]] = {}
     for path, names in modules.items():
         address = next(iter(names.values())).rpartition(".")[0]
-        block = TensorChange(base.module(path), address, names)
+        block = kind(base.module(path), address, names)
         base.replace(path, block)
         found |= {address: (block, own) for own, address in names.items()}
     _tie(base, {id(block.start(own)): (block, own) for block, own in found.values()}, places)

@@ -17,10 +17,33 @@ Examples:
   peft merge runs/NAME --out merged
   peft merge runs/NAME --out merged --dtype bfloat16
   peft merge runs/NAME --out merged --tolerance 1e-6
+  peft merge runs/STACK --out merged --partial     fold what can be folded, keep the rest as a delta
+  peft merge runs/NAME --out merged --keep-originals && peft unmerge merged --out base
+  peft merge runs/QLORA --out merged --into dequantised
 
 Without --no-check the merged model is loaded again and must compute what base and delta compute; exit code 9 means
-that it was written but does not.
+that it was written but does not. After --partial, merged/delta holds the methods that stay, and the head; it belongs to
+the weights beside it, and 'peft eval merged' measures both.
 """
+Weights = Annotated[
+    Literal["dequantised", "original"] | None,
+    typer.Option(
+        "--into",
+        help="Of a quantised base, which weights: dequantised as in training, or the original ones, with which the "
+        "delta computes something else.",
+    ),
+]
+Partial = Annotated[
+    bool, typer.Option("--partial", help="Of a stack, fold the methods that can be; the others stay a delta.")
+]
+KeepOriginals = Annotated[
+    bool,
+    typer.Option(
+        "--keep-originals",
+        help="Store what the merge changes as it was, so that 'peft unmerge' needs no base; with another --dtype that "
+        "is the whole base.",
+    ),
+]
 
 
 def run(
@@ -40,6 +63,9 @@ def run(
         ),
     ] = None,
     data: options.Data = None,
+    into: Weights = None,
+    partial: Partial = False,
+    keep_originals: KeepOriginals = False,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     json: options.Json = False,
@@ -47,7 +73,16 @@ def run(
     """Fold a trained delta into its base: a plain model."""
     from peftcli.pipeline.merging import MergeOptions, merge
 
-    choices = MergeOptions(dtype=dtype, check=check, tolerance=tolerance, data=data, overwrite=overwrite)
+    choices = MergeOptions(
+        dtype=dtype,
+        check=check,
+        tolerance=tolerance,
+        data=data,
+        into=into,
+        overwrite=overwrite,
+        partial=partial,
+        keep_originals=keep_originals,
+    )
     with progress(quiet=quiet) as watcher:
         result = merge(target, out, choices, watcher)
     if json:
@@ -61,10 +96,13 @@ def run(
 def _pairs(result: dict[str, Any]) -> list[tuple[str, str]]:
     pairs = [
         ("folder", str(result["out"])),
+        ("folded", " + ".join(result["folded"])),
         ("tensors", f"{count(result['tensors'])}, of which {count(result['changed'])} changed"),
         ("written", file_size(result["bytes"])),
         ("time", f"{duration(result['seconds'])}, peak memory {file_size(result['peak_memory_bytes'])}"),
     ]
+    if result["staying"]:
+        pairs.insert(2, ("stays", f"{' + '.join(result['staying'])}, in {Path(result['out']) / 'delta'}"))
     if result["relative_error"] is not None:
         lost = f"{percent(result['relative_error'])} of the delta, {percent(result['share_unchanged'])} of its entries"
         pairs.append(("rounding", f"{result['dtype']} loses {lost} wholly; --dtype float32 keeps them"))
@@ -72,7 +110,8 @@ def _pairs(result: dict[str, Any]) -> list[tuple[str, str]]:
         difference = f"largest difference of a logit {check['max_abs_logit_difference']:.2e}"
         allowed = f"allowed {check['tolerance']:.2e}"
         agreement = f"same answer for {percent(check['argmax_agreement'])}"
-        pairs.append(("check", f"{check['rows']} rows: {difference} ({allowed}), {agreement}"))
+        what = "" if check["required"] else "; not what was trained: the delta belongs to the quantised weights"
+        pairs.append(("check", f"{check['rows']} rows: {difference} ({allowed}), {agreement}{what}"))
     else:
         pairs.append(("check", "not made"))
     return pairs

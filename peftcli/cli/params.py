@@ -16,7 +16,8 @@ Examples:
   peft params recipe.yaml
   peft params gpt3/config.json --method lora method.rank=1
   peft params roberta/config.json --method all
-  peft params recipe.yaml --method all --target 0.1%
+  peft params recipe.yaml --method all --budget 0.1%
+  peft params gpt3/config.json --method lora --budget 18.9M method.target_modules=[W_q]
   peft params recipe.yaml --counted --json
 
 The fraction is trained parameters without the head over base parameters; "of all" is what Hugging Face peft prints.
@@ -38,10 +39,12 @@ def run(
     counted: Annotated[
         bool, typer.Option("--counted", help="Build the network without weights and count its tensors as well.")
     ] = False,
-    target: Annotated[
+    budget: Annotated[
         str | None,
         typer.Option(
-            "--target", metavar="SHARE", help="Solve each method's size setting for this share, such as 0.1%."
+            "--budget",
+            metavar="BUDGET",
+            help="Solve each method's size setting for this share of the base (0.1%) or number (300k).",
         ),
     ] = None,
     json: options.Json = False,
@@ -49,13 +52,15 @@ def run(
     """Count what a method trains, from the shape alone."""
     from peftcli.pipeline.counting import params
 
-    counts = params(model, overrides or [], method, counted, target)
+    counts = params(model, overrides or [], method, counted, budget)
     if json:
         console.data_json(counts if method == "all" or len(counts) != 1 else counts[0])
     else:
         _show(counts)
     if model.endswith((".yaml", ".yml")):
-        console.next_command("peft", "train", model, *(overrides or []))
+        size = [f"method.{s['setting']}=null" for s in counts[0]["budgets"]] if budget and method is None else []
+        words = [*(overrides or []), *size, *([f"method.budget={budget}"] if size else [])]
+        console.next_command("peft", "train", model, *words)
     else:
         console.next_command("peft", "init", "recipe.yaml")
 

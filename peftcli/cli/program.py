@@ -11,7 +11,22 @@ from typing import Annotated
 
 import typer
 
-from peftcli.cli import check, compare, console, init, launch, merge, methods, params, schema, train, verify
+from peftcli.cli import (
+    check,
+    compare,
+    console,
+    export,
+    import_,
+    init,
+    launch,
+    merge,
+    methods,
+    params,
+    schema,
+    train,
+    unmerge,
+    verify,
+)
 from peftcli.cli import eval as eval_  # the command's name is also a builtin's
 from peftcli.cli.environment import DEBUG, end_with_parent, installed_version, is_launched, prepare
 from peftcli.errors import PeftcliError, RecipeError
@@ -72,7 +87,10 @@ def settings(
     prepare(offline=offline)
 
 
-for _module in (train, eval_, merge, params, check, init, methods, schema, verify, compare):
+for _module in (
+    *(train, eval_, merge, params, check, init, methods, schema, verify, unmerge, compare),
+    *(export, import_),
+):
     app.command(_module.NAME, epilog=_module.EXAMPLES)(_module.run)
 
 

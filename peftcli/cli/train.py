@@ -39,6 +39,7 @@ def run(
     """Train a delta as a recipe says and measure it."""
     from peftcli.delta.method import Method
     from peftcli.pipeline.reading import read
+    from peftcli.recipe.budget import kinds
 
     if resume and overwrite:
         raise RecipeError("--resume and --overwrite exclude each other", where="command line")
@@ -58,7 +59,7 @@ def run(
     else:
         _show(finished.folder)
     if not quiet:
-        merges = all(method.card.mergeable for method in plan.method if isinstance(method, Method))
+        merges = all(method.mergeable for method in kinds(plan.method) if isinstance(method, Method))
         console.next_command(
             "peft", *(("merge", finished.folder, "--out", "merged") if merges else ("eval", finished.folder))
         )

@@ -37,6 +37,7 @@ class Block(nn.Module):
     Attributes:
         order: Where it stands among other blocks around the same module.
         alone: Whether no other block may change the same weight, as where a norm of the whole weight is taken.
+        unties: Whether a head that is tied to its module goes on with the weight as it is without this block.
         site: For a change of one projection, which.
 
     What the blocks of one method have in common is a module that each of them calls ``shared``: its tensors are
@@ -45,6 +46,7 @@ class Block(nn.Module):
 
     order: ClassVar[Order] = Order.SERIES
     alone: ClassVar[bool] = False
+    unties: ClassVar[bool] = False
     site: Site | None = None
     wrapped: nn.Module
 

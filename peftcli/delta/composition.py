@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import combinations
 
 from torch import nn
@@ -36,6 +37,27 @@ def compose(network: nn.Module) -> None:
             setattr(parent, name, module)
 
 
+def check_parting(leaving: Iterable[Block]) -> None:
+    """Refuse to fold blocks into the weights where one that stays computes inside them.
+
+    A change of a weight or a bias is a summand, wherever it stands; a scale multiplies all that it encloses.
+
+    Raises:
+        MethodError: Without its scale, a block that stays would compute something else.
+    """
+    folded = {id(block): block for block in leaving}
+    for block in folded.values():
+        inner = block.wrapped
+        while block.order > Order.BIAS and isinstance(inner, Block):
+            if id(inner) not in folded and _meet(block, inner):
+                outer, name = (b.address.partition(".")[0] for b in (block, inner))
+                raise MethodError(
+                    f"{outer} cannot be folded without {name}: at {block.site} it multiplies what {name} computes",
+                    hint="Keep the whole delta beside the base model.",
+                )
+            inner = inner.wrapped
+
+
 def _chain(block: Block) -> list[Block]:
     """Return the blocks around one module, innermost first."""
     found = [block]
@@ -49,9 +71,13 @@ def _refuse_company(chain: list[Block]) -> None:
         if (one.alone or other.alone) and _meet(one, other):
             names = " and ".join(b.address.partition(".")[0] for b in (one, other))
             raise MethodError(
-                f"{names} both change {one.site or other.site}, and one of them needs the weight for itself",
+                f"{names} both change {_place(one, other)}, and one of them needs the weight for itself",
                 hint="Give them different target_modules or layers.",
             )
+
+
+def _place(one: Block, other: Block) -> str:
+    return str(one.site or other.site or one.address.partition(".")[2])
 
 
 def _meet(one: Block, other: Block) -> bool:

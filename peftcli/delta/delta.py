@@ -57,7 +57,7 @@ class Delta:
     @property
     def mergeable(self) -> bool:
         """Whether every method can be folded into the weights."""
-        return all(m.card.mergeable for m in self.methods)
+        return all(m.mergeable for m in self.methods)
 
     @property
     def starts_at_base(self) -> bool:
@@ -93,6 +93,11 @@ class Delta:
         """Let every method do what a step needs before its first batch."""
         for method in self.methods:
             method.before_step(self, step, total)
+
+    def before_update(self) -> None:
+        """Let every method see the gradient of a step before the parameters move."""
+        for method in self.methods:
+            method.before_update(self)
 
     def penalty(self) -> torch.Tensor | None:
         """Return what all methods together add to the mean loss."""
@@ -175,10 +180,13 @@ class Delta:
             own[name].copy_(tensor)
 
 
-def attach(methods: tuple[Method, ...], base: BaseModel, *, seed: int) -> Delta:
+def attach(methods: tuple[Method, ...], base: BaseModel, *, seed: int | None) -> Delta:
     """Attach ``methods`` to ``base`` and note what became trainable.
 
     However the methods are ordered, their blocks stand around a module as ``Order`` says.
+
+    Args:
+        seed: For what the blocks start from; None leaves them as they are made, as a base without numbers needs it.
 
     Raises:
         MethodError: A method has no meaning on this base model or beside the others, or left nothing to train.
@@ -197,8 +205,9 @@ def attach(methods: tuple[Method, ...], base: BaseModel, *, seed: int) -> Delta:
             taken = ": what it trains trains already" if owners else ""
             raise MethodError(f"{method.name} left nothing to train on {base.anatomy.family}{taken}")
     compose(base.network)
-    for _, block in _blocks(base.network):
-        block.initialise(torch.Generator().manual_seed(_seed(seed, block.address)))
+    if seed is not None:
+        for _, block in _blocks(base.network):
+            block.initialise(torch.Generator().manual_seed(_seed(seed, block.address)))
     for name in base.head:
         base.parameters[name].requires_grad_(True)
     _widen(base)

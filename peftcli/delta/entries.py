@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _some(share: str) -> str:
-    if not 0 < _percent(share) <= 100:
+    if not 0 < percent(share) <= 100:
         what = f"'{share}' is no share of the entries"
         raise PydanticCustomError("share", "{what}", {"what": what, "hint": "Write more than 0% and at most 100%."})
     return share
@@ -37,7 +37,7 @@ class SparseMethod(Method):
 
     def sizes(self, anatomy: Anatomy) -> dict[str, int]:
         """Return what stands where before training has chosen; the sum stays."""
-        return dealt(self.number(anatomy), self.tensors(anatomy))
+        return dealt(self.number(anatomy), {t.address: t.size for t in self.tensors(anatomy)})
 
     def tensors(self, anatomy: Anatomy) -> list[BaseTensor]:
         """Return the pretrained tensors whose entries may change."""
@@ -50,7 +50,7 @@ class SparseMethod(Method):
             MethodError: There are not as many.
         """
         total = sum(t.size for t in self.tensors(anatomy))
-        number = self.entries if isinstance(self.entries, int) else max(1, int(total * _percent(self.entries) / 100))
+        number = how_many(self.entries, total)
         if number > total:
             raise MethodError(
                 f"method.entries is {number:,}, but {anatomy.family} has {total:,} that may change",
@@ -64,19 +64,27 @@ class SparseMethod(Method):
         return self.model_copy(update={"entries": number, "freeze_norms": freeze_norms})
 
 
-def dealt(number: int, tensors: list[BaseTensor]) -> dict[str, int]:
+def how_many(entries: Entries, total: int) -> int:
+    """Return the number that ``entries`` says, of ``total``: at least one."""
+    return entries if isinstance(entries, int) else max(1, int(total * percent(entries) / 100))
+
+
+def dealt(number: int, sizes: Mapping[str, int]) -> dict[str, int]:
     """Return how many entries stand at each address before training has chosen.
 
     Every tensor holds as many, as far as it goes; those that are left over go to the last ones. None means none.
+
+    Args:
+        number: How many entries, over all tensors.
+        sizes: How many each tensor has, by address.
     """
-    sizes = {t.address: t.size for t in tensors}
     low, high = 0, number
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if _held(sizes, middle) <= number else (low, middle - 1)
     left = number - _held(sizes, low)
     found = {}
-    for address, size in reversed(sizes.items()):
+    for address, size in reversed(list(sizes.items())):
         more = left > 0 and size > low
         left -= more
         found[address] = min(size, low) + more
@@ -87,5 +95,6 @@ def _held(sizes: Mapping[str, int], most: int) -> int:
     return sum(min(size, most) for size in sizes.values())
 
 
-def _percent(share: str) -> float:
+def percent(share: str) -> float:
+    """Return the number before the sign."""
     return float(share.strip().removesuffix("%"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from peftcli.base.anatomy import Anatomy
     from peftcli.base.base_model import BaseModel
     from peftcli.delta.delta import Delta
+    from peftcli.delta.peft_form import PeftForm
 
 Family = Literal["addition", "specification", "reparameterisation", "combination"]
+SHARES = 10**12  # into which a size setting that is a share is cut: finer than any base model has parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +30,12 @@ class Card:
         family: Where the literature files it.
         paper: arXiv number, or None where the method has no paper.
         size_setting: The setting that a budget is solved for; None where the size is fixed.
-        mergeable: Whether some plain network computes what the adapted model computes.
+        mergeable: Whether some plain network computes what the adapted model computes, under the default settings.
         starts_at_base: Whether the adapted model equals the base before training.
         learning_rate: The published default.
         head_learning_rate: For a new head, where the method's own rate would be wrong for it; None: the same.
         source: Where the learning rate and the defaults come from.
+        builds_on: The method whose trained deltas it is built on (see Method.built_on); None for most.
     """
 
     title: str
@@ -45,6 +48,7 @@ class Card:
     source: str
     head_learning_rate: float | None = None
     traps: tuple[str, ...] = ()
+    builds_on: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +75,10 @@ class VirtualTokens:
             MethodError: The base model reads no tokens, has no positions left for text, or nothing follows a prompt.
         """
         if not anatomy.vocabulary:
-            raise MethodError(f"{anatomy.family} reads no tokens: it has no token embeddings to put vectors beside")
+            raise MethodError(
+                f"{anatomy.family} reads no tokens: it has no token embeddings to put vectors beside",
+                hint="Use prefix or lora there.",
+            )
         if infix and anatomy.arch != "decoder":
             raise MethodError(
                 f"an infix stands before what a decoder goes on with, and {anatomy.family} is no decoder",
@@ -96,6 +103,23 @@ class PeftLayout:
     exact: bool
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedDelta:
+    """A finished delta that a method is built on.
+
+    Attributes:
+        folder: Where it lies, for messages.
+        identity: A hash of its tensors.
+        methods: What was trained, under the settings that it is attached again with.
+        tensors: What ``Delta.state`` returned.
+    """
+
+    folder: str
+    identity: str
+    methods: tuple[Method, ...]
+    tensors: Mapping[str, Tensor]
+
+
 class Method(Settings):
     """One method with its settings; the fields are the keys of a recipe's ``method:`` section.
 
@@ -105,15 +129,22 @@ class Method(Settings):
 
     card: ClassVar[Card]
     name: ClassVar[str]
+    size_setting: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **settings: Any) -> None:  # noqa: ANN401  # pydantic's
         super().__init_subclass__(**settings)
         cls.name = cls.__module__.rpartition(".")[2]  # methods/lora.py holds lora
+        cls.size_setting = cls.card.size_setting if hasattr(cls, "card") else None
 
     @property
     def starts_at_base(self) -> bool:
         """Whether the adapted model equals the base before training, under these settings."""
         return self.card.starts_at_base
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether some plain network computes what the adapted model computes, under these settings."""
+        return self.card.mergeable
 
     @property
     def learning_rate(self) -> float:
@@ -125,6 +156,15 @@ class Method(Settings):
         """What the size setting must be a multiple of, under these settings."""
         return 1
 
+    def size_at(self, steps: int) -> int | float:
+        """Return the size setting that is ``steps`` steps (from 1) large: more of them never train less.
+
+        A whole number goes by ``size_step``, a share by the smallest part that makes a difference.
+        """
+        if isinstance(getattr(self, self.size_setting or ""), float):
+            return steps / SHARES
+        return steps * self.size_step
+
     def rate_factor(self, name: str) -> float:
         """Return what the learning rate is multiplied by for tensors whose address ends in ``name``."""
         return 1.0
@@ -134,6 +174,22 @@ class Method(Settings):
 
         Args:
             encode: Turns text into token ids, without special tokens.
+        """
+        return self
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The folders of the trained deltas that ``built_on`` wants, in their order."""
+        return ()
+
+    def built_on(self, deltas: Sequence[TrainedDelta]) -> Self:
+        """Return the settings with the deltas of ``sources``; called before ``attach`` where a run begins.
+
+        What of them the finished delta needs travels in its buffers, so nothing is built on them when it is opened.
+
+        Raises:
+            ArtifactError: One of them is of no use here.
+            MethodError: There are too few of them.
         """
         return self
 
@@ -175,6 +231,9 @@ class Method(Settings):
     def before_step(self, delta: Delta, step: int, total: int) -> None:
         """Do what every step needs before its first batch: draw noise, follow a schedule. ``step`` is from 1 on."""
 
+    def before_update(self, delta: Delta) -> None:
+        """Do what a step needs once the gradient of its whole batch stands in the parameters, before they move."""
+
     def penalty(self, delta: Delta) -> Tensor | None:
         """Return what is added to the mean loss, once per step."""
         return None
@@ -190,6 +249,23 @@ class Method(Settings):
     def peft_layout(self, delta: Delta) -> PeftLayout | str:
         """Return the delta as Hugging Face peft would store it, or one sentence on why it cannot."""
         return f"Hugging Face peft has no form for {self.name}"
+
+    @classmethod
+    def from_peft(cls, form: PeftForm, anatomy: Anatomy) -> Self | None:  # noqa: ARG003  # a hook, as below
+        """Return the settings that compute what Hugging Face peft stored; None where it is another method's form.
+
+        Raises:
+            ArtifactError: It is this method's, and its settings cannot say it.
+        """
+        return None
+
+    def take_peft(self, form: PeftForm, delta: Delta) -> dict[str, Tensor]:
+        """Return what ``form`` holds for every tensor that this method trains in ``delta``, by address.
+
+        Raises:
+            ArtifactError: The base model's own numbers say otherwise.
+        """
+        raise NotImplementedError
 
 
 def read_start(text: str, encode: Callable[[str], list[int]]) -> tuple[int, ...]:

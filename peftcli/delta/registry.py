@@ -13,6 +13,7 @@ from typing import Any
 
 from peftcli.delta.method import Method
 from peftcli.errors import RecipeError
+from peftcli.recipe.budget import Budgeted
 from peftcli.recipe.stack import read_stack
 
 FOLDER = Path(__file__).parents[1] / "methods"
@@ -54,13 +55,21 @@ def all_methods() -> dict[str, type[Method]]:
     return {name: find(name) for name in names()}
 
 
-def read_methods(value: Any) -> tuple[Method, ...]:  # noqa: ANN401  # whatever the recipe says under method:
+def read_methods(value: Any) -> tuple[Method | Budgeted, ...]:  # noqa: ANN401  # whatever the recipe says under method:
     """Return the methods that a recipe's ``method:`` section describes: one mapping, or a list (a stack).
+
+    One with a budget has no size yet (see delta.budget).
 
     Raises:
         ValidationError: Something is wrong; the locations are inside the section.
     """
     return read_stack(value, names(), find)
+
+
+def settings_of(part: Any) -> type[Method] | None:  # noqa: ANN401  # as above
+    """Return the method that one mapping of a recipe's ``method:`` section names; None where it names none."""
+    name = part.get("name") if isinstance(part, dict) else None
+    return find(name) if isinstance(name, str) and name in names() else None
 
 
 def describe(method: Method) -> dict[str, Any]:

@@ -18,6 +18,8 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Projections = Annotated[tuple[Projection, ...], Field(min_length=1), AfterValidator(_distinct)]
+Tables = Annotated[tuple[Projection | Literal["embeddings"], ...], Field(min_length=1), AfterValidator(_distinct)]
+"""Projections, and the token embeddings."""
 
 
 def _choice(layers: str) -> str:

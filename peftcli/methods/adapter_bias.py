@@ -1,7 +1,7 @@
 """AdapterBias: h <- h + (alpha . u + c) v, where u is what the FFN computes inside and h what it gives.
 
 Fu et al., "AdapterBias: Parameter-efficient Token-dependent Representation Shift for Adapters in NLP Tasks", 2022,
-arXiv:2205.00305, section 3. It is a change of W_down by v alpha^T and of its bias by c v. Dropout behind the FFN acts
+arXiv:2205.00305. It is a change of W_down by v alpha^T and of its bias by c v. Dropout behind the FFN acts
 on the shift too; in the authors' code it does not.
 """
 
@@ -52,6 +52,10 @@ class AdapterBias(Method):
             hint = "Write share_alpha: false, or input: ffn_inner."
             raise PydanticCustomError("share_alpha", "only alphas of the FFN's inside are shared", {"hint": hint})
         return self
+
+    @property
+    def mergeable(self) -> bool:
+        return self.input == "ffn_inner"
 
     def sizes(self, anatomy: Anatomy) -> dict[str, int]:
         norms = {anatomy.address(t.path): t.size for t in self._norms(anatomy)}

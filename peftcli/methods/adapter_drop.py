@@ -1,6 +1,6 @@
 """AdapterDrop: the adapters of the first n layers are left out, h <- h there.
 
-Rueckle et al., "AdapterDrop: On the Efficiency of Adapters in Transformers", 2020, arXiv:2010.11918, section 3. The
+Rueckle et al., "AdapterDrop: On the Efficiency of Adapters in Transformers", 2020, arXiv:2010.11918. The
 adapters are Houlsby's or Pfeiffer's. A robust delta holds those of every layer: with another ``dropped`` the same
 numbers serve, and nothing is trained again.
 """

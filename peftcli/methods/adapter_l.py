@@ -1,7 +1,7 @@
 """Lin's adapter: x <- x + U act(D LN'(x) + b_D) + b_U on the output x of every layer, with a norm LN' of its own.
 
 Lin et al., "Exploring Versatile Generative Language Model Via Parameter-Efficient Transfer Learning", 2020,
-arXiv:2004.03829, section 2.2; Adapter^L in the tables of the LoRA paper.
+arXiv:2004.03829; Adapter^L in the tables of the LoRA paper.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from peftcli.delta.method import Card, Method
+from peftcli.delta.method import Card, Method, PeftLayout
 from peftcli.delta.targets import Layers
 from peftcli.errors import MethodError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from peftcli.base.anatomy import Anatomy, BaseTensor
     from peftcli.base.base_model import BaseModel
     from peftcli.base.sites import Site
+    from peftcli.delta.delta import Delta
 
 Place = Literal["W_q", "W_k", "W_v", "W_o", "W_up", "W_gate", "W_down", "attention_norm", "ffn_norm"]
 
@@ -63,6 +64,40 @@ class Bitfit(Method):
                 base.parameter(site, "bias").requires_grad_(True)
             else:
                 base.replace(site, BiasShift(base.module(site), site))
+
+    def peft_layout(self, delta: Delta) -> PeftLayout | str:
+        """Return peft's LORA form that trains biases: it must hold a LoRA too, which is one of rank 1 and all zeros."""
+        import torch
+
+        from peftcli.blocks.bias_shift import BiasShift
+
+        base = delta.base
+        carrier = base.sites(("W_q",))[0]
+        biases = {
+            base.name(address.removeprefix("base.")): p.detach().cpu()
+            for address, p in delta.parameters.items()
+            if address.startswith("base.")
+        }
+        for _, block in delta.blocks():
+            if isinstance(block, BiasShift):
+                name = f"{base.path(block.site)}.bias"
+                whole = biases.setdefault(name, base.parameter(block.site, "bias").detach().cpu().float().clone())
+                block.fold("bias", whole, slice(0, len(whole)))
+        path = base.path(carrier)
+        names = {f"{path}.bias": f"{path}.base_layer.bias"}  # what a LoRA stands around lies inside it
+        tensors = {f"base_model.model.{names.get(n, n)}": b for n, b in biases.items()}
+        tensors[f"base_model.model.{path}.lora_A.weight"] = torch.zeros(1, carrier.d_in)
+        tensors[f"base_model.model.{path}.lora_B.weight"] = torch.zeros(base.output_rows(carrier), 1)
+        config = {
+            "peft_type": "LORA",
+            "r": 1,
+            "lora_alpha": 1,
+            "target_modules": [path],
+            "fan_in_fan_out": carrier.transposed,
+            "bias": "all",
+            "init_lora_weights": True,
+        }
+        return PeftLayout(config=config, tensors=tensors, exact=False)
 
     def _all(self, anatomy: Anatomy) -> list[BaseTensor]:
         found = [t for t in anatomy.tensors if t.path.rpartition(".")[2] == "bias"]

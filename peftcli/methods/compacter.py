@@ -1,6 +1,6 @@
 """Compacter: h <- h + U act(D h + b_D) + b_U, where D and U are sums of Kronecker products C_i (x) (s_i t_i).
 
-Mahabadi et al., "Compacter: Efficient Low-Rank Hypercomplex Adapter Layers", 2021, arXiv:2106.04647, section 3. The
+Mahabadi et al., "Compacter: Efficient Low-Rank Hypercomplex Adapter Layers", 2021, arXiv:2106.04647. The
 small matrices C_i are the same in every adapter, for D and for U; s_i and t_i are of rank ``rank``. Compacter++ is
 placement: [after_ffn].
 """

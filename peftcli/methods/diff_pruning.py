@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from peftcli.delta.entries import Entries, SparseMethod
-from peftcli.delta.method import Card
+from peftcli.delta.method import Card, PeftLayout
 from peftcli.errors import MethodError
 from peftcli.recipe.recipe import PositiveFloat, PositiveInt
 
@@ -104,6 +104,12 @@ class DiffPruning(SparseMethod):
 
         open_gates = [c.expected_l0() for c in changes(delta.blocks_of(self)) if isinstance(c, GatedChange)]
         return self.l0_penalty * sum(open_gates[1:], start=open_gates[0]) if open_gates else None
+
+    def peft_layout(self, delta: Delta) -> PeftLayout | str:
+        """Return peft's SHIRA form, where nothing but weights of linear layers changed."""
+        from peftcli.blocks.shira import shira_layout
+
+        return shira_layout(delta)
 
     def _refuse_large(self, anatomy: Anatomy) -> None:
         if anatomy.size > self.most_numbers:

@@ -29,5 +29,5 @@ class Full(Method):
         return {anatomy.address(t.path): t.size for t in anatomy.tensors}
 
     def attach(self, base: BaseModel) -> None:
-        for parameter in base.parameters.values():
-            parameter.requires_grad_(True)
+        for tensor in base.anatomy.tensors:
+            base.tensor(tensor.path).requires_grad_(True)

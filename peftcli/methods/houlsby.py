@@ -1,6 +1,6 @@
 """Houlsby's series adapter: h <- h + U act(D h + b_D) + b_U, after attention and after the FFN.
 
-Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", 2019, arXiv:1902.00751, section 2.1. Before the
+Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", 2019, arXiv:1902.00751. Before the
 residual add, so that a post-norm model computes LN(x + A(h)).
 """
 

@@ -1,17 +1,19 @@
 """(IA)3: k <- l_k * k, v <- l_v * v, and W_down (l_ff * u); only the vectors l train.
 
 Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning", 2022,
-arXiv:2205.05638, section 3.3. Keys and values are scaled as their projections return them, biases included and before
+arXiv:2205.05638. Keys and values are scaled as their projections return them, biases included and before
 any norm of keys or rotation, because that can be merged; l_ff scales what enters W_down.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field
 
 from peftcli.delta.method import Card, Method, PeftLayout
+from peftcli.delta.peft_form import names_and_layers
+from peftcli.delta.peft_pairs import rows_of
 from peftcli.delta.targets import Layers
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from peftcli.base.sites import Site
     from peftcli.blocks.scale import InputScale, OutputScale
     from peftcli.delta.delta import Delta
+    from peftcli.delta.peft_form import PeftForm
 
 
 class Ia3(Method):
@@ -35,7 +38,7 @@ class Ia3(Method):
         mergeable=True,
         starts_at_base=True,
         learning_rate=3e-3,
-        source="T0 with Adafactor, 1,000 steps of batch 8, section 4.1",
+        source="T0 with Adafactor, 1,000 steps of batch 8, the authors' code",
         traps=(
             "beside lora it scales LoRA's branch too, whichever is listed first",
             "Qwen 3 and Gemma 3 normalise every head's keys afterwards: a factor common to a whole head is lost",
@@ -86,6 +89,49 @@ class Ia3(Method):
         }
         fused = any(parts[0].site.rows for parts in modules.values())
         return PeftLayout(config=config, tensors=tensors, exact=not fused)
+
+    @classmethod
+    def from_peft(cls, form: PeftForm, anatomy: Anatomy) -> Self | None:
+        if form.kind != "IA3":
+            return None
+        found = [site for path, sites in form.sites(anatomy).items() for site in _scaled(form, path, sites)]
+        names, layers = names_and_layers(form, found, anatomy)
+        return cls.model_validate({"target_modules": names, "layers": layers})
+
+    def take_peft(self, form: PeftForm, delta: Delta) -> dict[str, Tensor]:
+        from peftcli.blocks.scale import InputScale, OutputScale
+
+        found = {}
+        for _, block in delta.blocks():
+            if isinstance(block, InputScale | OutputScale):
+                vector = form.modules[block.site.path]["ia3_l"].flatten()
+                found[block.address_of("scale")] = (
+                    vector if isinstance(block, InputScale) else rows_of(vector, block.site)
+                )
+        return found
+
+
+def _scaled(form: PeftForm, path: str, sites: list[Site]) -> list[Site]:
+    """Return which of a module's parts a stored vector scales.
+
+    Raises:
+        ArtifactError: One is scaled that is not here, or the vector is of another shape.
+    """
+    name, vector = form.names[path], form.modules[path].get("ia3_l")
+    inside = any(name == one or name.endswith(f".{one}") for one in form.config["feedforward_modules"])
+    wanted = (1, sites[0].d_in) if inside else (sum(s.d_out for s in sites), 1)
+    if vector is None or tuple(vector.shape) != wanted:
+        has = "has no ia3_l" if vector is None else f"has an ia3_l of {tuple(vector.shape)}"
+        raise form.refuse(f"{name} {has}, but on this base model it would be {wanted}")
+    places = ("W_down",) if inside else ("W_k", "W_v")
+    found = [s for s in sites if s.name in places]
+    others = [s for s in sites if s.name not in places and (inside or bool((rows_of(vector, s) != 1).any()))]
+    if others or not found:
+        raise form.refuse(
+            f"it scales the {'input' if inside else 'output'} of {(others or sites)[0].name} ({name}), and ia3 scales "
+            "the outputs of W_k and W_v and the input of W_down"
+        )
+    return found
 
 
 def _joined(parts: list[InputScale | OutputScale], d_out: int) -> Tensor:

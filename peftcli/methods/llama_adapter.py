@@ -1,7 +1,7 @@
 """LLaMA-Adapter: o = softmax(Q K^T) V + g softmax(Q (W_k P)^T) W_v P, with P and the gate g trained.
 
 Zhang et al., "LLaMA-Adapter: Efficient Fine-tuning of Language Models with Zero-init Attention", 2023,
-arXiv:2303.16199, section 3. Our readings: where a family normalises its keys (Qwen 3, Gemma 3), those of P stay as W_k
+arXiv:2303.16199. Our readings: where a family normalises its keys (Qwen 3, Gemma 3), those of P stay as W_k
 makes them; an encoder-decoder gets prompts in the self-attention of both stacks, and none between them.
 """
 

@@ -1,7 +1,7 @@
 """LLM-Adapters: W (x + s U act(D x)) before W_gate and W_up and y + s U act(D y) behind W_down; or W x + s U act(D x).
 
 Hu et al., "LLM-Adapters: An Adapter Family for Parameter-Efficient Fine-Tuning of Large Language Models", 2023,
-arXiv:2304.01933, section 3.2, as in the authors' code: without biases, and parallel to W_q, W_k and W_v, where the
+arXiv:2304.01933, as in the authors' code: without biases, and parallel to W_q, W_k and W_v, where the
 text says parallel to the FFN. A zero U at the start is ours.
 """
 

@@ -13,6 +13,7 @@ from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
 from peftcli.delta.method import Card, PeftLayout
+from peftcli.delta.targets import Projections
 from peftcli.methods.lora import Lora
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Lnlora(Lora):
         source="as LoRA",
         traps=(
             "a norm in the branch depends on the input: no weight computes the same",
-            "plus_ln is not merged either; to merge, train lora",
+            "plus_ln has none there: it can be merged",
         ),
     )
 
@@ -55,6 +56,13 @@ class Lnlora(Lora):
             hint = f"Write rank: {NARROWEST} or more, or form: branch_in."
             raise PydanticCustomError("narrow_norm", "{what}", {"what": what, "hint": hint})
         return self
+
+    @property
+    def mergeable(self) -> bool:
+        return self.form == "plus_ln"
+
+    target_modules: Literal["all-linear"] | Projections = ("W_q", "W_v")
+    """The weight matrices that move; all-linear is every projection of attention and FFN, never head or embeddings."""
 
     def sizes(self, anatomy: Anatomy) -> dict[str, int]:
         low_rank = super().sizes(anatomy)

@@ -3,18 +3,22 @@
 Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, arXiv:2106.09685, section 4.1. In a fused
 projection every part (W_q, W_v) has an A and a B of its own, as if it were not fused. Two variants are settings:
 rsLoRA (Kalajdzievski 2023, arXiv:2312.03732) scales by alpha / sqrt(rank), and LoRA+ (Hayou et al. 2024,
-arXiv:2402.12354) trains B at a higher rate than A.
+arXiv:2402.12354) trains B at a higher rate than A. The token embeddings move by (alpha / rank) (B A)^T, where A has a
+column for every token and starts at zero in place of B; ids are not dropped. A tied head stays the base model's.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 
 from pydantic import Field
 
 from peftcli.delta.method import Card, Method, PeftLayout
-from peftcli.delta.targets import Layers, Projections
+from peftcli.delta.peft_form import names_and_layers
+from peftcli.delta.peft_pairs import stored_pairs
+from peftcli.delta.targets import Layers, Tables
 from peftcli.errors import MethodError
 from peftcli.recipe.recipe import PositiveFloat, PositiveInt
 
@@ -28,9 +32,12 @@ if TYPE_CHECKING:
     from peftcli.base.sites import Site
     from peftcli.blocks.low_rank import LowRank
     from peftcli.delta.delta import Delta
+    from peftcli.delta.peft_form import PeftForm
 
 LowRankBlock = TypeVar("LowRankBlock", bound="LowRank")
 LORA_PLUS = 5e-5  # A's rate for RoBERTa in the LoRA+ authors' code
+LORA_PLUS_EMBEDDINGS = 1e-6  # and that of the token embeddings in their optimizer
+EMBEDDINGS = "embeddings"
 
 
 class Lora(Method):
@@ -57,9 +64,12 @@ class Lora(Method):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability with which an input of the branch is dropped in training."""
     rate_ratio: Annotated[float, Field(ge=1)] = 1.0
-    """B's learning rate over A's, which is the run's; above 1 this is LoRA+, whose rule of thumb is 16."""
-    target_modules: Literal["all-linear"] | Projections = ("W_q", "W_v")
-    """The weight matrices that move; all-linear is every projection of attention and FFN, never head or embeddings."""
+    """B's learning rate over A's, which is the run's; above 1 this is LoRA+, whose rule of thumb is 16.
+
+    As in the authors' optimizer, the token embeddings are then slow: at 0.02 of the run's rate (1e-6 beside 5e-5).
+    """
+    target_modules: Literal["all-linear"] | Tables = ("W_q", "W_v")
+    """What moves: projections, and embeddings where they are named; all-linear is every projection and nothing else."""
     layers: Layers = "all"
     """The layers whose matrices move: all, 8-11, [0, 5] or top:4."""
 
@@ -74,6 +84,8 @@ class Lora(Method):
         return LORA_PLUS if self.rate_ratio > 1 else self.card.learning_rate
 
     def rate_factor(self, name: str) -> float:
+        if name.startswith("embedding_"):
+            return LORA_PLUS_EMBEDDINGS / LORA_PLUS if self.rate_ratio > 1 else 1.0
         return self.rate_ratio if name == "B" else 1.0
 
     def sizes(self, anatomy: Anatomy) -> dict[str, int]:
@@ -81,7 +93,12 @@ class Lora(Method):
 
     def attach(self, base: BaseModel) -> None:
         for site in self.sites(base.anatomy):
-            base.replace(site, self.block(base.module(site), site))
+            if site.name == EMBEDDINGS:
+                from peftcli.blocks.embedding_low_rank import attach_to_table
+
+                attach_to_table(base, site, rank=self.rank, scale=self.scale)
+            else:
+                base.replace(site, self.block(base.module(site), site))
 
     def block(self, wrapped: nn.Module, site: Site) -> LowRank:
         """Return the block that moves the weight of ``site``."""
@@ -90,13 +107,15 @@ class Lora(Method):
         return LowRank(wrapped, site, rank=self.rank, scale=self.scale, dropout=self.dropout)
 
     def sites(self, anatomy: Anatomy) -> list[Site]:
-        """Return the sites that move.
+        """Return the sites that move; the token embeddings once, as a matrix that is stored transposed.
 
         Raises:
             MethodError: The rank is larger than one of the matrices.
         """
         names = anatomy.projections if self.target_modules == "all-linear" else self.target_modules
-        sites = anatomy.sites(names, self.layers)
+        named = anatomy.sites(names, self.layers)
+        tables = [replace(s, transposed=True, stacked=False) for s in named if s.name == EMBEDDINGS]
+        sites = [*tables[:1], *(s for s in named if s.name != EMBEDDINGS)]
         narrow = min(sites, key=lambda s: min(s.d_in, s.d_out))
         if self.rank > min(narrow.d_in, narrow.d_out):
             raise MethodError(
@@ -109,8 +128,8 @@ class Lora(Method):
         """Return peft's LORA form: the parts of a fused module become one LoRA of their summed rank, exactly."""
         from peftcli.blocks.low_rank import LowRank
 
-        modules = by_module(delta, LowRank)
-        tensors = {}
+        modules, tables = by_module(delta, LowRank), _tables(delta)
+        tensors = {f"base_model.model.{name}": tensor for name, tensor in tables.items()}
         for path, parts in modules.items():
             A, B = _joined(parts, delta.base.output_rows(parts[0].site))
             tensors[f"base_model.model.{path}.lora_A.weight"] = A
@@ -122,7 +141,7 @@ class Lora(Method):
             "r": self.rank,
             "lora_alpha": self.alpha,
             "lora_dropout": self.dropout,
-            "target_modules": sorted(modules),
+            "target_modules": sorted({*modules, *(name.rpartition(".")[0] for name in tables)}),
             "rank_pattern": {path: parts * self.rank for path, parts in joined.items()},
             # So that peft's scale, by the summed rank, stays what it is here.
             "alpha_pattern": {p: self.alpha * (math.sqrt(n) if stabilised else n) for p, n in joined.items()},
@@ -132,7 +151,35 @@ class Lora(Method):
             "use_rslora": stabilised,
             "use_dora": False,
         }
-        return PeftLayout(config=config, tensors=tensors, exact=not joined)
+        return PeftLayout(config=config, tensors=tensors, exact=not joined and len(tables) <= len("AB"))
+
+    @classmethod
+    def from_peft(cls, form: PeftForm, anatomy: Anatomy) -> Self | None:
+        """Return the settings of a stored LoRA; methods that are built on this one are other forms."""
+        plain = cls is Lora and form.kind == "LORA" and not form.config.get("use_dora")
+        return cls._stored(form, anatomy) if plain else None
+
+    @classmethod
+    def _stored(cls, form: PeftForm, anatomy: Anatomy) -> Self:
+        pairs, said = stored_pairs(form, anatomy), float(form.config["lora_alpha"])
+        names, layers = names_and_layers(form, pairs.sites, anatomy)
+        stabilised = bool(form.config.get("use_rslora"))
+        divisor = math.sqrt(pairs.rank) if stabilised else pairs.rank
+        alpha = said if math.isclose(said / divisor, pairs.scale, rel_tol=1e-12) else pairs.scale * divisor
+        scaling = "rank_stabilised" if stabilised else "alpha_over_rank"
+        settings = {"rank": pairs.rank, "alpha": alpha, "scaling": scaling, "target_modules": names, "layers": layers}
+        return cls.model_validate(settings)
+
+    def take_peft(self, form: PeftForm, delta: Delta) -> dict[str, Tensor]:
+        from peftcli.blocks.low_rank import LowRank
+
+        stored = stored_pairs(form, delta.base.anatomy).pairs
+        found = {}
+        for parts in by_module(delta, LowRank).values():
+            pairs = {site.address: pair for site, pair in stored[parts[0].site.path]}
+            for part in parts:
+                found[part.address_of("A")], found[part.address_of("B")] = pairs[part.site.address]
+        return found
 
 
 def by_module(delta: Delta, kind: type[LowRankBlock]) -> dict[str, list[LowRankBlock]]:
@@ -142,6 +189,20 @@ def by_module(delta: Delta, kind: type[LowRankBlock]) -> dict[str, list[LowRankB
         if isinstance(block, kind):
             modules.setdefault(delta.base.path(block.site), []).append(block)
     return modules
+
+
+def _tables(delta: Delta) -> dict[str, Tensor]:
+    """Return what peft calls the matrices of token embeddings: one pair for each place where tokens are looked up."""
+    from peftcli.blocks.embedding_low_rank import EmbeddingLowRank
+
+    found = {}
+    for _, block in delta.blocks():
+        if isinstance(block, EmbeddingLowRank):
+            for site in delta.base.sites((EMBEDDINGS,)):
+                path = delta.base.path(site)
+                found[f"{path}.lora_embedding_A"] = block.embedding_A.detach().cpu().clone()
+                found[f"{path}.lora_embedding_B"] = block.embedding_B.detach().cpu().clone()
+    return found
 
 
 def _joined(parts: Sequence[LowRank], d_out: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Low-rank adapter: h <- h + U act(D h + b_D) + b_U, where D = D_1 D_2 and U = U_1 U_2 are of rank ``rank``.
 
-The baseline of Mahabadi et al., "Compacter: Efficient Low-Rank Hypercomplex Adapter Layers", 2021, arXiv:2106.04647,
-section 4.1. A zero factor at the start is ours; theirs begin far from the base model.
+The baseline of Mahabadi et al., "Compacter: Efficient Low-Rank Hypercomplex Adapter Layers", 2021, arXiv:2106.04647.
+A zero factor at the start is ours; theirs begin far from the base model.
 """
 
 from __future__ import annotations

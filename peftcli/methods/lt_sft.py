@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from peftcli.delta.entries import Entries, SparseMethod
-from peftcli.delta.method import Card
+from peftcli.delta.method import Card, PeftLayout
 
 if TYPE_CHECKING:
     from peftcli.base.base_model import BaseModel
@@ -62,3 +62,9 @@ class LtSft(SparseMethod):
         else:
             keep_largest(tensors, self.number(delta.base.anatomy), keep=False)
             delta.reset_head()
+
+    def peft_layout(self, delta: Delta) -> PeftLayout | str:
+        """Return peft's SHIRA form, where nothing but weights of linear layers changed."""
+        from peftcli.blocks.shira import shira_layout
+
+        return shira_layout(delta)

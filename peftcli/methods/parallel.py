@@ -1,8 +1,8 @@
 """He's scaled parallel adapter: h <- h + scale * (U act(D x + b_D) + b_U), beside the FFN.
 
-He et al., "Towards a Unified View of Parameter-Efficient Transfer Learning", 2021, arXiv:2110.04366, table 2 and
-section 4. As in the authors' code, x is the residual stream, not what the norm before the sublayer makes of it, and
-the biases stand inside the scale.
+He et al., "Towards a Unified View of Parameter-Efficient Transfer Learning", 2021, arXiv:2110.04366. As in
+the authors' code, x is the residual stream, not what the norm before the sublayer makes of it, and the biases stand
+inside the scale.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pfeiffer's adapter: y = LN(h + U act(D z + b_D) + b_U + x), with z = LN(h + x), once in every layer.
 
-Pfeiffer et al., "AdapterFusion: Non-Destructive Task Composition for Transfer Learning", 2020, arXiv:2005.00247,
-section 3.2 and appendix A; h is what the FFN computes from x. The pretrained norm serves twice and stays frozen.
+Pfeiffer et al., "AdapterFusion: Non-Destructive Task Composition for Transfer Learning", 2020, arXiv:2005.00247;
+h is what the FFN computes from x. The pretrained norm serves twice and stays frozen.
 
 Where the norms stand before the sublayers, z = h + x and y = z + U act(D z + b_D) + b_U. Three readings are ours. In
 Gemma, which has a norm behind the sublayer as well, h is what that norm gives. Where attention and FFN run side by

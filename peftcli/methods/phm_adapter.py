@@ -1,8 +1,8 @@
 """PHM adapter: h <- h + U act(D h + b_D) + b_U, where D and U are sums of Kronecker products C_i (x) S_i.
 
 Zhang et al., "Beyond Fully-Connected Layers with Quaternions: Parameterization of Hypercomplex Multiplications with
-1/n Parameters", 2021, arXiv:2102.08597, section 2.2; as an adapter in Mahabadi et al., 2021, arXiv:2106.04647, section
-4.1, which is where the settings come from. Every D and every U has small matrices C_i of its own.
+1/n Parameters", 2021, arXiv:2102.08597; as an adapter in Mahabadi et al., 2021, arXiv:2106.04647, which is
+where the settings come from. Every D and every U has small matrices C_i of its own.
 """
 
 from __future__ import annotations

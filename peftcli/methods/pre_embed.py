@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from peftcli.delta.method import Card, Method, VirtualTokens
+from peftcli.delta.method import Card, Method, PeftLayout, VirtualTokens
 from peftcli.recipe.recipe import PositiveInt
 
 if TYPE_CHECKING:
     from peftcli.base.anatomy import Anatomy
     from peftcli.base.base_model import BaseModel
+    from peftcli.delta.delta import Delta
 
 
 class PreEmbed(Method):
@@ -67,3 +68,14 @@ class PreEmbed(Method):
         return VirtualTokens.of(
             anatomy, self.prefix_length, infix=auto if self.infix_length == "auto" else self.infix_length
         )
+
+    def peft_layout(self, delta: Delta) -> PeftLayout | str:
+        """Return peft's PROMPT_TUNING form, which this is without an infix."""
+        from peftcli.blocks.soft_prompt import prompt_layout
+
+        virtual = self.virtual_tokens(delta.base.anatomy)
+        if virtual.infix:
+            return "peft has no vectors between prompt and completion; train with method.infix_length=0"
+        if virtual.after:
+            return "peft puts the vectors before the first token, which an encoder pools"
+        return prompt_layout(delta)

@@ -1,7 +1,7 @@
 """Prefix tuning: attention over [P_K; K] and [P_V; V], with P_K and P_V trained in every layer.
 
-Li and Liang, "Prefix-Tuning: Optimizing Continuous Prompts for Generation", 2021, arXiv:2101.00190, section 4. While
-training, P = W2 tanh(W1 E + b1) + b2 (section 4.3); only P is kept. ``reparameterise: false`` is P-tuning v2 (Liu et
+Li and Liang, "Prefix-Tuning: Optimizing Continuous Prompts for Generation", 2021, arXiv:2101.00190. While
+training, P = W2 tanh(W1 E + b1) + b2 as there; only P is kept. ``reparameterise: false`` is P-tuning v2 (Liu et
 al., 2021, arXiv:2110.07602), also called a multi-layer prompt.
 """
 
@@ -19,11 +19,14 @@ from peftcli.errors import MethodError
 from peftcli.recipe.recipe import PositiveInt
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from peftcli.base.anatomy import Anatomy
     from peftcli.base.base_model import BaseModel
     from peftcli.base.sites import Site
     from peftcli.blocks.activations import Activations
     from peftcli.delta.delta import Delta
+    from peftcli.delta.peft_form import PeftForm
 
 
 class Prefix(Method):
@@ -37,7 +40,7 @@ class Prefix(Method):
         mergeable=False,
         starts_at_base=False,
         learning_rate=5e-5,
-        source="GPT-2 and BART with the re-parameterisation, table 6; flat prefixes: P-tuning v2, arXiv:2110.07602",
+        source="GPT-2 and BART with the re-parameterisation, the authors' code",
         traps=(
             "a zero prefix is not the base model: it takes part of the softmax",
             "rates from 5e-3 to 1e-2 are published for flat prefixes (P-tuning v2, arXiv:2110.07602)",
@@ -158,3 +161,32 @@ class Prefix(Method):
         return PeftLayout(
             config=config, tensors={"prompt_embeddings": torch.cat(parts, 1)}, exact=not self.reparameterise
         )
+
+    @classmethod
+    def from_peft(cls, form: PeftForm, anatomy: Anatomy) -> Self | None:
+        if form.kind != "PREFIX_TUNING":
+            return None
+        if anatomy.arch != "decoder":
+            raise form.refuse(
+                f"peft's prefixes shift positions, which {anatomy.family}, being no decoder, cannot do here"
+            )
+        length = form.config["num_virtual_tokens"]
+        found = cls.model_validate({"prefix_length": length, "reparameterise": False, "positions": "shifted"})
+        wanted = (length, found.count(anatomy) // length)
+        shape = None if form.prompt is None else tuple(form.prompt.shape)
+        if shape != wanted or form.modules:
+            raise form.refuse(f"prompt_embeddings is {shape}, but on this base model it would be {wanted}")
+        return found
+
+    def take_peft(self, form: PeftForm, delta: Delta) -> dict[str, Tensor]:
+        from peftcli.blocks.attention_prefix import PrefixedAttention
+
+        assert form.prompt is not None
+        found, column = {}, 0
+        for block in (b for _, b in reversed(delta.blocks()) if isinstance(b, PrefixedAttention)):
+            heads, length, width = block.shape
+            for name in ("keys", "values"):
+                part = form.prompt[:, column : column + heads * width].view(length, heads, width)
+                found[block.address_of(name)] = part.transpose(0, 1).contiguous()
+                column += heads * width
+        return found

@@ -1,6 +1,6 @@
 """Prompt tuning: X' = [P; E(x)], only the soft prompt P (prompt_length, embedding width) trains.
 
-Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", 2021, arXiv:2104.08691, section 2.
+Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", 2021, arXiv:2104.08691.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from peftcli.errors import MethodError
 from peftcli.recipe.recipe import PositiveInt
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from peftcli.base.anatomy import Anatomy
     from peftcli.base.base_model import BaseModel
     from peftcli.delta.delta import Delta
+    from peftcli.delta.peft_form import PeftForm
 
 
 class Prompt(Method):
@@ -33,7 +36,7 @@ class Prompt(Method):
         starts_at_base=False,
         learning_rate=0.3,
         head_learning_rate=1e-3,
-        source="T5 with Adafactor, section 3.1",
+        source="T5 with Adafactor",
         traps=(
             "AdamW often prefers 1e-2 to 1e-1",
             "the prompt takes up positions: prompt_length and max_length share what the model allows",
@@ -98,22 +101,26 @@ class Prompt(Method):
         return VirtualTokens.of(anatomy, self.prompt_length, after=after)
 
     def peft_layout(self, delta: Delta) -> PeftLayout | str:
-        """Return peft's PROMPT_TUNING form, where peft computes the same."""
+        from peftcli.blocks.soft_prompt import prompt_layout
+
+        if self.virtual_tokens(delta.base.anatomy).after:
+            return "peft puts the prompt before the first token; train with method.placement=start"
+        return prompt_layout(delta)
+
+    @classmethod
+    def from_peft(cls, form: PeftForm, anatomy: Anatomy) -> Self | None:
+        if form.kind != "PROMPT_TUNING":
+            return None
+        if anatomy.arch not in ("decoder", "encoder") or (anatomy.arch == "decoder" and anatomy.task != "causal-lm"):
+            raise form.refuse(f"peft computes something else for prompts on {anatomy.family} here")
+        length, shape = form.config["num_virtual_tokens"], None if form.prompt is None else tuple(form.prompt.shape)
+        wanted = (length, anatomy.embedding_width)
+        if shape != wanted or form.modules:
+            raise form.refuse(f"prompt_embeddings is {shape}, but on this base model it would be {wanted}")
+        return cls.model_validate({"prompt_length": length, "start": "random", "placement": "start"})
+
+    def take_peft(self, form: PeftForm, delta: Delta) -> dict[str, Tensor]:
         from peftcli.blocks.soft_prompt import SoftPrompt
 
-        anatomy = delta.base.anatomy
-        if self.virtual_tokens(anatomy).after:
-            return "peft puts the prompt before the first token; train with method.placement=start"
-        if (anatomy.arch != "decoder" and anatomy.arch != "encoder") or (delta.head and anatomy.arch == "decoder"):
-            return f"peft computes something else for prompts on {anatomy.family} here"
-        block = next(b for _, b in delta.blocks() if isinstance(b, SoftPrompt))
-        config = {
-            "peft_type": "PROMPT_TUNING",
-            "num_virtual_tokens": self.prompt_length,
-            "token_dim": anatomy.embedding_width,
-            "num_layers": sum(anatomy.layers.values()),
-            "num_attention_heads": 1,
-            "num_transformer_submodules": 1,
-            "prompt_tuning_init": "RANDOM",
-        }
-        return PeftLayout(config=config, tensors={"prompt_embeddings": block.prompt.detach().cpu()}, exact=True)
+        assert form.prompt is not None
+        return {b.address_of("prompt"): form.prompt for _, b in delta.blocks() if isinstance(b, SoftPrompt)}

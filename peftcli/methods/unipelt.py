@@ -1,7 +1,7 @@
 """UniPELT: a prefix, Pfeiffer's adapter and LoRA together, each behind a gate that looks at the example.
 
-Mao et al., "UniPELT: A Unified Framework for Parameter-Efficient Language Model Tuning", 2021, arXiv:2110.07577,
-section 3. A gate is the mean over an example's tokens of sigmoid(w x + b), where x is what the gated part reads; keys
+Mao et al., "UniPELT: A Unified Framework for Parameter-Efficient Language Model Tuning", 2021, arXiv:2110.07577.
+A gate is the mean over an example's tokens of sigmoid(w x + b), where x is what the gated part reads; keys
 and values of a prefix share one, W_q and W_v have one each, and LoRA's stands where alpha / rank would.
 """
 
@@ -36,7 +36,7 @@ class Unipelt(Method):
         mergeable=False,
         starts_at_base=False,
         learning_rate=5e-4,
-        source="BERT-base on GLUE, section 4.1, as we recall it",
+        source="BERT-base on GLUE, as we recall the paper",
         traps=(
             "the gates average over padding too, as in the authors' code; set mask to leave it out",
             "a gate sees all tokens of an example: in a causal model, those that come later as well",

@@ -11,7 +11,7 @@ from peftcli.metrics.scored import Scored
 
 if TYPE_CHECKING:
     from datasets import Features
-    from evaluate import EvaluationModule
+    from evaluate import EvaluationModule, MetricInfo
 
 
 def as_evaluate(name: str, kind: str | None = None) -> EvaluationModule:
@@ -29,17 +29,17 @@ def as_evaluate(name: str, kind: str | None = None) -> EvaluationModule:
     """
     import evaluate
 
-    kind = kind or kind_of(name)
-    described = signature(name, kind)
+    of_kind = kind or kind_of(name)
+    described = signature(name, of_kind)
 
     class Module(evaluate.Metric):  # type: ignore[misc]
-        def _info(self) -> Any:
+        def _info(self) -> MetricInfo:
             return evaluate.MetricInfo(
-                description=described, citation="", inputs_description="", features=_features(kind), module_name=name
+                description=described, citation="", inputs_description="", features=_features(of_kind), module_name=name
             )
 
         def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-            return {name: scored(kind, name, predictions, references).value}
+            return {name: scored(of_kind, name, predictions, references).value}
 
     return Module(keep_in_memory=True)
 
@@ -59,6 +59,12 @@ def _features(kind: str) -> Features:
 
 
 def scored(kind: str, name: str, predictions: Sequence[Any], references: Sequence[Any]) -> Scored:
+    """Return a metric of a kind on plain lists of predictions and of what is right.
+
+    Raises:
+        KeyError: There is no such metric.
+        DataError: A text has no reference.
+    """
     import numpy as np
 
     if kind == "classes":
@@ -70,5 +76,6 @@ def scored(kind: str, name: str, predictions: Sequence[Any], references: Sequenc
         return numbers.scored(name, np.array(references), np.array(predictions))
     if kind == "tags":
         return tags.scored(name, references, predictions)
-    module = answers if kind == "answers" else texts
-    return module.scored(name, predictions, references)
+    if kind == "answers":
+        return answers.scored(name, predictions, references)
+    return texts.scored(name, predictions, references)

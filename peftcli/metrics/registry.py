@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 
-NAMES: dict[str, tuple[str, ...]] = {
-    "classes": ("accuracy", "f1", "f1_micro", "f1_weighted", "matthews"),
-    "multilabel": ("accuracy", "f1", "f1_micro", "f1_weighted", "f1_samples", "hamming"),
-    "numbers": ("pearson", "spearman", "mse", "mae"),
-    "tags": ("f1", "precision", "recall", "accuracy"),
-    "answers": ("exact_match", "f1"),
-    "texts": (
-        *("exact_match", "bleu", "bleu_lowercase", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rouge_l_coco"),
-        *("meteor", "nist", "cider"),
-    ),
-}
-LOWER_IS_BETTER = frozenset({"mse", "mae", "hamming", "ter"})
 
-OWN = {
+def _sacrebleu(name: str) -> str:
+    from peftcli.metrics.texts import sacrebleu_metric
+
+    metric = sacrebleu_metric(name)
+    metric.num_refs = -1  # "var": examples may have different numbers of references
+    return f"sacrebleu {type(metric).__name__}|{metric.get_signature().format()}"
+
+
+def _rouge(name: str) -> str:
+    return f"{name} F1|stem:porter|refs:best|rouge-score:{version('rouge-score')}"
+
+
+def _meteor() -> str:
+    from peftcli.metrics.meteor import has_synonyms
+
+    stages = "exact,stem,synonym" if has_synonyms() else "exact,stem (without synonyms)"
+    return f"METEOR 2007|stages:{stages}|alpha:0.9|beta:3|gamma:0.5|tok:treebank-lower|nltk:{version('nltk')}"
+
+
+# By kind of data: what our own code computes, or where a library's signature comes from.
+METRICS: dict[str, dict[str, str | Callable[[], str]]] = {
     "classes": {
         "accuracy": "fraction of right predictions",
         "f1": "macro F1 over classes that occur or are predicted",
@@ -46,14 +55,19 @@ OWN = {
         "recall": "micro recall over entities in IOB2, as seqeval's default",
         "accuracy": "fraction of right tokens",
     },
-    "answers": {"exact_match": "SQuAD 2.0, best reference", "f1": "SQuAD 2.0 words, best reference"},
+    "answers": {"exact_match": "SQuAD 2.0|refs:best", "f1": "SQuAD 2.0 words|refs:best"},
     "texts": {
-        "exact_match": "one of the references, surrounding spaces aside",
+        "exact_match": "is one of the references, surrounding spaces aside",
+        **{name: partial(_sacrebleu, name) for name in ("bleu", "bleu_lowercase", "chrf", "ter")},
+        **{name: partial(_rouge, name) for name in ("rouge1", "rouge2", "rougeL")},
         "rouge_l_coco": "coco-caption ROUGE_L|beta:1.2|tok:treebank-lower",
+        "meteor": _meteor,
         "nist": "mteval-v13a NIST|n:5|case:lc|weights:whole set",
         "cider": "CIDEr-D|n:4|sigma:6|tok:treebank-lower|df:whole set",
     },
 }
+NAMES: dict[str, tuple[str, ...]] = {kind: tuple(metrics) for kind, metrics in METRICS.items()}
+LOWER_IS_BETTER = frozenset({"mse", "mae", "hamming", "ter"})
 
 
 def kind_of(name: str) -> str:
@@ -79,34 +93,9 @@ def signature(name: str, kind: str | None = None) -> str:
     Args:
         name: Of the metric.
         kind: A key of ``NAMES``; by default the first that has the name.
+
+    Raises:
+        KeyError: There is no such metric.
     """
-    kind = kind or kind_of(name)
-    if name in OWN[kind]:
-        return f"{OWN[kind][name]}|peftcli:{version('peftcli')}"
-    return LIBRARIES[name](name)
-
-
-def _sacrebleu(name: str) -> str:
-    from peftcli.metrics.texts import sacrebleu_metric
-
-    metric = sacrebleu_metric(name)
-    metric.num_refs = -1  # "var": the number of references may differ from example to example
-    return f"{type(metric).__name__}|{metric.get_signature().format()}|sacrebleu:{version('sacrebleu')}"
-
-
-def _rouge(name: str) -> str:
-    return f"{name} F1|stem:porter|refs:best|rouge-score:{version('rouge-score')}"
-
-
-def _meteor(name: str) -> str:
-    from peftcli.metrics.meteor import has_synonyms
-
-    stages = "exact,stem,synonym" if has_synonyms() else "exact,stem (without synonyms)"
-    return f"METEOR 2007|stages:{stages}|alpha:0.9|beta:3|gamma:0.5|tok:treebank-lower|nltk:{version('nltk')}"
-
-
-LIBRARIES: dict[str, Callable[[str], str]] = {
-    **dict.fromkeys(("bleu", "bleu_lowercase", "chrf", "ter"), _sacrebleu),
-    **dict.fromkeys(("rouge1", "rouge2", "rougeL"), _rouge),
-    "meteor": _meteor,
-}
+    described = METRICS[kind or kind_of(name)][name]
+    return described() if callable(described) else f"{described}|peftcli:{version('peftcli')}"

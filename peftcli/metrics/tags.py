@@ -16,22 +16,22 @@ from peftcli.metrics.scored import Scored, ratio, summed
 Tags = Sequence[Sequence[str]]
 Entity = tuple[str, int, int]
 OUTSIDE = "O"
+# Each is (a hits) / (b actual + c predicted), for these a, b, c.
+FROM_COUNTS = {"f1": (2, 1, 1), "precision": (1, 0, 1), "recall": (1, 1, 0)}
 
 
 def scored(name: str, tags: Tags, predictions: Tags) -> Scored:
     """Return a metric on the tags of sentences; both have the same lengths."""
-    import numpy as np
-
     if name == "accuracy":
         hits = (
             (sum(tag == guess for tag, guess in zip(sentence, guesses, strict=True)), len(sentence))
             for sentence, guesses in zip(tags, predictions, strict=True)
         )
         return summed(hits, lambda sums: ratio(*sums))
-    score = FROM_COUNTS[name]
+    of_hits, of_actual, of_predicted = FROM_COUNTS[name]
     pairs = ((entities(sentence), entities(guesses)) for sentence, guesses in zip(tags, predictions, strict=True))
     counts = ((len(actual & predicted), len(actual), len(predicted)) for actual, predicted in pairs)
-    return summed(counts, lambda sums: score(*np.asarray(sums)))
+    return summed(counts, lambda sums: ratio(of_hits * sums[0], of_actual * sums[1] + of_predicted * sums[2]))
 
 
 def entities(tags: Sequence[str]) -> set[Entity]:
@@ -59,18 +59,3 @@ def entity_table(tags: Tags, predictions: Tags) -> list[ClassRow]:
         for counter, found in zip((actual, predicted, hits), (*both, both[0] & both[1]), strict=True):
             counter.update(kind for kind, _, _ in found)
     return [table_row(kind, hits[kind], actual[kind], predicted[kind]) for kind in sorted(actual | predicted)]
-
-
-def _precision(hits: float, actual: float, predicted: float) -> float:
-    return ratio(hits, predicted)
-
-
-def _recall(hits: float, actual: float, predicted: float) -> float:
-    return ratio(hits, actual)
-
-
-def _f1(hits: float, actual: float, predicted: float) -> float:
-    return ratio(2 * hits, actual + predicted)
-
-
-FROM_COUNTS = {"f1": _f1, "precision": _precision, "recall": _recall}

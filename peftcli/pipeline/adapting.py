@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from peftcli.base.source import Source, find_source
+from peftcli.base.source import Source, find_source, read_config
+from peftcli.delta.budget import Solved, solve_all
 from peftcli.delta.method import Method
 from peftcli.errors import RecipeError
+from peftcli.recipe.budget import Budgeted
 
 if TYPE_CHECKING:
     import torch
@@ -47,8 +49,26 @@ class Prepared:
         return self.task.encode(table, self.tokenizer, self.task.max_length, self.base.anatomy.vocabulary)
 
 
+def solve_budgets(recipe: Recipe) -> tuple[Recipe, tuple[Solved, ...]]:
+    """Return the recipe with sizes in place of budgets, solved from the base model's config, and what was solved.
+
+    Raises:
+        BaseModelError: There is no such base model.
+        MethodError: A budget is too small, or a method has no meaning on this base model.
+    """
+    if not any(isinstance(m, Budgeted) for m in recipe.method):
+        return recipe, ()
+    from peftcli.base.anatomy import NETWORKS, Anatomy
+    from peftcli.data.tasks import model_class
+
+    config = read_config(recipe.base.name, recipe.base.revision)
+    anatomy = Anatomy.of(config, task=NETWORKS[model_class(recipe.data.task)])
+    methods, solved = solve_all(recipe.method, anatomy)
+    return recipe.model_copy(update={"method": methods}), solved
+
+
 def methods_of(recipe: Recipe) -> tuple[Method, ...]:
-    """Return the recipe's methods as what they are."""
+    """Return the methods of a recipe whose budgets are solved."""
     methods = tuple(m for m in recipe.method if isinstance(m, Method))
     assert len(methods) == len(recipe.method)
     return methods
@@ -71,6 +91,7 @@ def prepare(section: BaseSection, task: Task, methods: tuple[Method, ...], *, se
         dtype=section.dtype,
         new_head=task.new_head,
         seed=seed,
+        quantise=section.quantise,
     )
     tokenizer, pad, notes = load_tokenizer(source)
     methods = tuple(m.prepared(partial(_encode, tokenizer)) for m in methods)

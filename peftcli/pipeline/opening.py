@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftcli import files
-from peftcli.artifact.artifact import Artifact, check_base, open_artifact
+from peftcli.artifact.artifact import DELTA_FOLDER, Artifact, check_base, open_artifact
 from peftcli.base.source import find_source
 from peftcli.data.tasks import Task, task_from_manifest
 from peftcli.errors import ArtifactError
@@ -45,12 +45,12 @@ class Opened:
 
 
 def open_target(target: Path) -> Opened:
-    """Open a run folder, a delta folder, or a folder that ``peft merge`` wrote.
+    """Open a run folder, a delta folder, or a folder that ``peft merge`` wrote, with the delta that stays in it.
 
     Raises:
         ArtifactError: It is none of these, is damaged, or its base model is another one now.
     """
-    if (target / MERGED).exists():
+    if (target / MERGED).exists() and not (target / DELTA_FOLDER).is_dir():
         return _open_merged(target)
     artifact = open_artifact(target)
     recipe = artifact.folder.parent / "recipe.yaml"
@@ -60,13 +60,17 @@ def open_target(target: Path) -> Opened:
 def prepare_for(artifact: Artifact) -> Prepared:
     """Load the base model that a delta was trained on, with a fresh head.
 
+    What stays of a stack that was merged in part lies inside the merged model and moves with it.
+
     Raises:
         ArtifactError: It is another one now.
     """
     from peftcli.artifact.fingerprint import fingerprint
 
     base = artifact.manifest.base
-    section = BaseSection(name=base.name, revision=base.commit, dtype=dtype_setting(base.dtype))
+    home = artifact.folder.parent
+    name = str(home) if (home / MERGED).exists() else base.name
+    section = BaseSection(name=name, revision=base.commit, dtype=dtype_setting(base.dtype), quantise=base.quantise)
     prepared = prepare(section, task_of(artifact), artifact.methods, seed=artifact.manifest.seed)
     check_base(artifact, fingerprint(prepared.source.folder), prepared.source.label)
     return prepared

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from peftcli.delta.method import Method
-from peftcli.delta.registry import read_methods
+from peftcli.delta.registry import read_methods, settings_of
 from peftcli.recipe.read import read_method, read_recipe
 from peftcli.recipe.recipe import Recipe
+from peftcli.recipe.settings import Settings
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -17,13 +17,15 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: With every mistake at once.
     """
-    return read_recipe(path, overrides, read_methods)
+    return read_recipe(path, overrides, read_methods, settings_of)
 
 
-def method_of(name: str, overrides: Sequence[str]) -> tuple[Method, ...]:
+def method_of(name: str, overrides: Sequence[str]) -> tuple[Settings, ...]:
     """Return the method called ``name`` with ``method.key=value`` overrides, without a recipe around it.
+
+    With a budget it has no size yet, as in a recipe (see delta.budget).
 
     Raises:
         RecipeError: With every mistake.
     """
-    return tuple(m for m in read_method(name, overrides, read_methods) if isinstance(m, Method))
+    return read_method(name, overrides, read_methods)

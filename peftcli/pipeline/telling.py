@@ -13,8 +13,11 @@ def tell_base(run: Run) -> None:
     """Say which base model was loaded, from where."""
     prepared = run.prepared
     commit = f" @ {prepared.source.commit[:7]}" if prepared.source.commit else ""
+    form = run.recipe.base.quantise
+    held = "" if form == "none" else f", projections held in {form}: {prepared.base.bytes / 2**20:,.1f} MiB"
     run.progress.note(
-        f"base     {prepared.source.label}{commit} ({prepared.base.anatomy.family}), {prepared.base.size:,} parameters"
+        f"base     {prepared.source.label}{commit} ({prepared.base.anatomy.family}), "
+        f"{prepared.base.size:,} parameters{held}"
     )
     for note in prepared.notes:
         run.progress.note(f"note     {note}")
@@ -36,7 +39,9 @@ def tell_data(run: Run) -> None:
 
 
 def tell_delta(run: Run, delta: Delta) -> None:
-    """Say what trains."""
+    """Say what a budget came to, and what trains."""
+    for solved in run.budgets:
+        run.progress.note(f"budget   {solved.sentence}")
     names = " + ".join(m.name for m in delta.methods)
     head = f", and a head of {delta.head_size:,}" if delta.head_size else ""
     share = 100 * delta.size / delta.base.size

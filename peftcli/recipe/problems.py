@@ -84,13 +84,20 @@ def suggestion(name: str, known: Sequence[str], title: str) -> str:
     return f"Did you mean '{close[0]}'?" if close else f"{title}: {', '.join(known) or 'none'}."
 
 
-def moved(error: ValidationError, prefix: Loc, model: type[Settings]) -> list[InitErrorDetails]:
-    """Return the errors of ``model`` as part of a larger whole; unknown keys learn which keys there are."""
+def moved(
+    error: ValidationError, prefix: Loc, model: type[Settings], also: Sequence[str] = ()
+) -> list[InitErrorDetails]:
+    """Return the errors of ``model`` as part of a larger whole; unknown keys learn which there are.
+
+    Args:
+        also: Keys that stand beside the settings of ``model``.
+    """
     lines = []
     for item in error.errors(include_url=False):
         kind: str | PydanticCustomError = item["type"]
         if kind == "extra_forbidden":
-            kind = PydanticCustomError(UNKNOWN_KEY, "unknown key", {"known": list(_keys(model, item["loc"][:-1]))})
+            known = [*_keys(model, item["loc"][:-1]), *(also if len(item["loc"]) == 1 else ())]
+            kind = PydanticCustomError(UNKNOWN_KEY, "unknown key", {"known": known})
         elif kind not in _PYDANTICS_OWN:
             # The message is filled in already, so its braces must not be filled in again.
             kind = PydanticCustomError(kind, "{message}", {**item.get("ctx", {}), "message": item["msg"]})  # type: ignore[arg-type]

@@ -12,30 +12,34 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from peftcli.errors import RecipeError
 from peftcli.recipe import override, scalars
 from peftcli.recipe.document import COMMAND_LINE, MOST_BYTES, Document, Loc
 from peftcli.recipe.problems import Complaint, complaints, in_order, is_optional, moved
-from peftcli.recipe.recipe import SHARE_FORM, VERSION, Recipe
+from peftcli.recipe.recipe import VERSION, Recipe
 from peftcli.recipe.rules import RULES
-from peftcli.recipe.settings import Settings
+from peftcli.recipe.settings import IsPath, Settings
 from peftcli.recipe.stack import write_stack
 
 MethodReader = Callable[[Any], tuple[Settings, ...]]
+MethodFinder = Callable[[Any], type[Settings] | None]
 
 _VARIABLE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 _PYTHONS_NULL = "None"
-_PATHS = (("base", "name"), ("data", "train"), ("data", "validation"), ("data", "test"), ("evaluation", "metrics"))
 
 
-def read_recipe(path: Path, overrides: Sequence[str], methods: MethodReader) -> Recipe:
+def read_recipe(
+    path: Path, overrides: Sequence[str], methods: MethodReader, find: MethodFinder = lambda _: None
+) -> Recipe:
     """Return the recipe at ``path``, its name and its paths filled in.
 
     Args:
         path: A YAML file; paths in it are relative to its folder, those in overrides to the working directory.
         overrides: ``section.key=value``, applied from left to right.
         methods: Reads the section ``method`` (delta.registry.read_methods).
+        find: Returns the settings of one mapping in it, if it names a method (delta.registry.settings_of).
 
     Raises:
         RecipeError: The file cannot be read, or something in it or in the overrides is wrong. Of the syntax the
@@ -44,7 +48,7 @@ def read_recipe(path: Path, overrides: Sequence[str], methods: MethodReader) -> 
     document = Document.parse(_content(path), str(path))
     override.apply(document, overrides)
     _check_version(document)
-    found = [*_expand(document, path.parent.absolute()), *_nothings(document)]
+    found = [*_expand(document, path.parent.absolute(), find), *_nothings(document)]
     explained = {complaint.loc for complaint in found}
     for rule in RULES:
         found += rule(document)
@@ -170,25 +174,26 @@ def _nothings(document: Document) -> Iterator[Complaint]:
             yield Complaint(document.place(loc), loc, what, "Did you mean null?")
 
 
-def _expand(document: Document, folder: Path) -> Iterator[Complaint]:
+def _expand(document: Document, folder: Path, find: MethodFinder) -> Iterator[Complaint]:
     """Fill in ``${env:NAME}`` and ``~`` and make paths absolute."""
     for loc, text in list(document.texts()):
+        mark = _path_mark(document, loc, find)
         try:
-            value = _environment(document, loc, text)
-            if isinstance(value, str) and _is_path(loc):
+            value = _environment(document, loc, text, is_path=mark is not None)
+            if isinstance(value, str) and mark:
                 given_here = document.place(loc) == COMMAND_LINE  # where a path means what the shell completes
-                value = _absolute(loc, value, Path.cwd() if given_here else folder)
+                value = _absolute(loc, value, mark, Path.cwd() if given_here else folder)
         except RecipeError as error:
             yield Complaint(document.place(loc), loc, error.problems[0].what, error.problems[0].hint)
         else:
             document.get(loc[:-1])[loc[-1]] = value
 
 
-def _environment(document: Document, loc: Loc, text: str) -> scalars.Scalar:
+def _environment(document: Document, loc: Loc, text: str, *, is_path: bool) -> scalars.Scalar:
     if "${env:" not in text:
         return text
     key, whole = ".".join(map(str, loc)), _VARIABLE.fullmatch(text)
-    if not whole and not _is_path(loc):
+    if not whole and not is_path:
         hint = "A variable is filled in where it is the whole value, and inside paths."
         raise RecipeError(f"{key} has ${{env:...}} inside other text", hint=hint)
     missing = [name for name in _VARIABLE.findall(text) if name not in os.environ]
@@ -202,11 +207,18 @@ def _environment(document: Document, loc: Loc, text: str) -> scalars.Scalar:
     return scalars.resolve(filled, "") if whole and loc in document.plain else filled
 
 
-def _is_path(loc: Loc) -> bool:
-    return loc[:2] in _PATHS and len(loc) <= 3
+def _path_mark(document: Document, loc: Loc, find: MethodFinder) -> IsPath | None:
+    """Return what marks the field of the text at ``loc``, or of the list it stands in, as one that holds paths."""
+    in_method = loc[0] == "method"
+    depth = 2 if in_method and isinstance(document.get(loc[:1]), list) else 1
+    section = Recipe.model_fields.get(str(loc[0]))
+    model = find(document.get(loc[:depth])) if in_method else section and section.annotation
+    fields: dict[str, FieldInfo] = getattr(model, "model_fields", {})
+    field = fields.get(str(loc[depth])) if depth < len(loc) <= depth + 2 else None
+    return next((mark for mark in field.metadata if isinstance(mark, IsPath)), None) if field else None
 
 
-def _absolute(loc: Loc, text: str, folder: Path) -> str:
+def _absolute(loc: Loc, text: str, mark: IsPath, folder: Path) -> str:
     """Return a path that means the same from every folder; hub ids, demos, shares and metric names stay."""
     if any(character in text for character in "\n\t"):
         raise RecipeError(f"{'.'.join(map(str, loc))} holds a line end or a tab")
@@ -218,18 +230,7 @@ def _absolute(loc: Loc, text: str, folder: Path) -> str:
             raise RecipeError(f"{'.'.join(map(str, loc))}: there is no home directory {text.split('/')[0]}") from None
     if text.startswith("demo:") or "://" in text or not text:
         return text
-    if loc[0] == "base" and not (written or _is_folder(folder / text)):
-        return text
-    if loc[0] == "evaluation" and not (written or text.endswith(".py")):
-        return text
-    if loc[1] == "validation" and re.match(SHARE_FORM, text):
+    if not (written or mark.meant is None or mark.meant(text, folder)):
         return text
     scalars.check_text(str(folder), "")
     return str(folder / text)
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # a name that no file can have
-        return False

@@ -1,10 +1,12 @@
 """The recipe language, version 1: one frozen object for everything a run is told."""
 
+import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 
-from peftcli.recipe.settings import Settings
+from peftcli.recipe.settings import IsPath, Settings
 
 VERSION = 1
 SHARE_FORM = r"^\s*\d+(\.\d+)?\s*%$"
@@ -15,15 +17,32 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[str, Field(pattern=SHARE_FORM)]
 
 
+def _is_folder(text: str, folder: Path) -> bool:
+    try:
+        return (folder / text).is_dir()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _is_no_share(text: str, _: Path) -> bool:
+    return not re.match(SHARE_FORM, text)
+
+
+def _is_module(text: str, _: Path) -> bool:
+    return text.endswith(".py")
+
+
 class BaseSection(Settings):
     """The pretrained model that is adapted."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Field(min_length=1), IsPath(_is_folder)]
     """A hub id (org/name), a directory, or demo:minilm."""
     revision: str | None = None
     """Branch, tag or commit of a hub id; the commit is recorded."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """How the frozen weights are held; auto keeps the checkpoint's own type."""
+    quantise: Literal["none", "nf4", "int8"] = "none"
+    """Hold the projections in 4 bits (nf4: QLoRA's NormalFloat, doubly quantised) or 8; the rest stays as dtype says."""
 
 
 class DataSection(Settings):
@@ -31,11 +50,11 @@ class DataSection(Settings):
 
     task: Literal["classification", "causal-lm"]
     """classification (one text or a pair) or causal-lm (prompt and completion; the loss is on the completion)."""
-    train: str | list[str]
+    train: Annotated[str | list[str], IsPath()]
     """A path, a glob, a list of them, or demo:intents; jsonl, json, csv, tsv, parquet, each also gzipped."""
-    validation: str | list[str] | None = None
+    validation: Annotated[str | list[str] | None, IsPath(_is_no_share)] = None
     """Like train, or a share of the training rows such as 10%."""
-    test: str | list[str] | None = None
+    test: Annotated[str | list[str] | None, IsPath()] = None
     """Like train."""
     columns: dict[str, str] = {}
     """What the task calls a column -> what the file calls it: text, text_pair, label; prompt, completion."""
@@ -91,7 +110,7 @@ class EvaluationSection(Settings):
 
     every: Literal["epoch", "end"] | PositiveInt = "epoch"
     """epoch, end, or a number of steps."""
-    metrics: list[str] | None = None
+    metrics: Annotated[list[str] | None, IsPath(_is_module)] = None
     """Names of the task's metrics, or paths of your own metric modules (read by the evaluate library)."""
     select: str | None = None
     """The metric by which the best checkpoint is kept; default: the task's. `last` keeps the last one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 _HEAD = """\
 # LoRA on a demo: W_q and W_v of every layer of a small sentence encoder move by a product of rank 8.
 # peft train recipe.yaml
@@ -17,6 +19,7 @@ base:
 method:                        # `peft methods` lists them; a list of mappings is a stack
   name: lora
   rank: 8                      # parameters grow in proportion; 1 to 4 often suffice, more helps far from the base
+                               # (or `budget: 0.1%` in its place: the largest rank within this share of the base)
   alpha: 16                    # the update is scaled by alpha / rank: double both and only the capacity changes
   target_modules: [W_q, W_v]   # W_q W_k W_v W_o W_up W_gate W_down; more matrices at a lower rank cost the same
 
@@ -41,6 +44,28 @@ evaluation:
 
 seed: 0                        # same recipe and same seed: same numbers
 """
+
+
+_EXAMPLE = """\
+# {title}, on a demo.
+# peft train recipe.yaml
+base:
+  name: demo:minilm
+method:
+  name: {name}
+{settings}data:
+  task: classification
+  train: demo:intents
+  validation: 10%
+training:
+  learning_rate: {rate}  # its default
+"""
+
+
+def example(title: str, name: str, settings: Mapping[str, str], rate: float) -> str:
+    """Return a recipe for one method, with the settings that it should name, as they are written in YAML."""
+    lines = "".join(f"  {key}: {value}\n" for key, value in settings.items())
+    return _EXAMPLE.format(title=title, name=name, settings=lines, rate=rate)
 
 
 def template(schema: str | None = None) -> str:

@@ -203,7 +203,7 @@ def _cost_table(report: Report) -> Table:
         ("tokens per second", count(cost.tokens_per_second)),
         ("peak memory", file_size(cost.peak_memory_bytes)),
         ("stored delta", file_size(cost.artifact_bytes)),
-        ("base model on disk", file_size(cost.base_bytes)),
+        ("base model in memory", file_size(cost.base_bytes)),
         ("stored delta / base", percent(share)),
     ]
     return facts("cost", [(name, value) for name, value in pairs if value != NONE])

@@ -189,6 +189,12 @@ def parameter_table(report: Report) -> Table:
     ]
     if counts.trained_during_training not in (None, counts.delta):
         pairs.append(("held while training (the finished delta drops some)", count(counts.trained_during_training)))
+    for budget in counts.budgets:
+        asked = f" ({plain(budget.asked)})" if isinstance(budget.asked, str) else ""
+        pairs += [
+            (f"budget of {plain(budget.method)}{asked}", count(budget.wanted)),
+            (f"largest {plain(budget.setting)} within it", plain(budget.value)),
+        ]
     return facts("parameters", pairs)
 
 

@@ -161,6 +161,7 @@ class _Run:
         usable = math.isfinite(computed.loss) and math.isfinite(computed.gradient_norm)
         if usable:
             self.phases.proofs.gradients()
+            self.job.delta.before_update()
             phase.stepper.apply(share)
             state.unusable = 0
         else:

@@ -34,7 +34,12 @@ class Adapted:
     task: str
 
     def logits(self) -> torch.Tensor:
-        return logits(self.delta.base.network)
+        return logits(self.delta.base.network, self.virtual())
+
+    def virtual(self) -> int:
+        """How many vectors of a prompt stand before the tokens."""
+        found = [m.virtual_tokens(self.delta.base.anatomy) for m in self.delta.methods]
+        return sum(v.count for v in found if v is not None and not v.after)
 
 
 def save_base(folder: Path, family: str, auto: str = "AutoModel", dtype=torch.float32, **config) -> Path:
@@ -49,7 +54,8 @@ def save_base(folder: Path, family: str, auto: str = "AutoModel", dtype=torch.fl
     return folder
 
 
-def adapt(base: Path, run: Path, method, task: str) -> Adapted:
+def adapt(base: Path, run: Path, method, task: str, change=None) -> Adapted:
+    """Attach, make every number another one (or let ``change`` do so), pack and save."""
     auto, about = TASKS[task]
     manifest = {
         **MANIFEST,
@@ -65,6 +71,8 @@ def adapt(base: Path, run: Path, method, task: str) -> Adapted:
     with torch.no_grad():
         for parameter in delta.trained().values():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
+    if change is not None:
+        change(delta)
     delta = delta.pack()
     about_base = base_identity(
         model,
@@ -89,11 +97,12 @@ def adapt(base: Path, run: Path, method, task: str) -> Adapted:
 
 
 @torch.no_grad()
-def logits(network) -> torch.Tensor:
+def logits(network, virtual: int = 0) -> torch.Tensor:
     network.eval()
     generator = torch.Generator().manual_seed(2)
     ids = torch.randint(3, VOCABULARY, (2, 9), generator=generator)
-    ids[:, -1] = 2  # BART pools its end-of-sequence token
+    ids[:, -1] = 1 if network.config.eos_token_id == 1 else 2  # BART and T5 pool their end-of-sequence token
+    ids = torch.cat([torch.arange(VOCABULARY, VOCABULARY + virtual).expand(2, -1), ids], 1)
     return network(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
 
 

@@ -109,7 +109,7 @@ def test_params_of_every_method_is_a_list(gpt3, capsys):
 def test_params_of_a_recipe_suggests_to_train_it(capsys):
     run(["init"])
     capsys.readouterr()
-    assert run(["params", "recipe.yaml", "method.rank=4", "--target", "0.1%"]) == 0
+    assert run(["params", "recipe.yaml", "method.rank=4"]) == 0
     assert capsys.readouterr().err.splitlines()[-1] == "next: peft train recipe.yaml method.rank=4"
 
 

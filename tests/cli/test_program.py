@@ -11,7 +11,7 @@ import pytest
 from peftcli.cli.program import app, run
 from peftcli.errors import PeftcliError
 
-COMMANDS = ("train", "eval", "merge", "params", "check", "init", "methods", "schema", "verify", "compare")
+COMMANDS = ("train", "eval", "merge", "params", "check", "init", "methods", "schema", "verify", "unmerge", "compare")
 HEAVY = {
     "torch",
     "transformers",

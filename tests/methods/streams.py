@@ -17,10 +17,6 @@ LARGE = {
     "num_attention_heads": 16,
     "intermediate_size": 4096,
 }
-ROBERTA = {"model_type": "roberta"}
-T5 = {"model_type": "t5", "d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12}
-GPT2_MEDIUM = {"model_type": "gpt2", "n_embd": 1024, "n_layer": 24, "n_head": 16}
-GPT2_LARGE = {"model_type": "gpt2", "n_embd": 1280, "n_layer": 36, "n_head": 20}
 PRE_NORM = ("gpt2", "gpt_neo", "opt", "bloom", "llama", "gemma2", "gemma3_text", "phi3", "falcon_mha", "t5", "vit")
 POST_NORM = ("bert", "roberta", "electra", "deberta-v2", "distilbert", "bart")
 SIDE_BY_SIDE = ("gpt_neox", "falcon", "falcon_new")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from methods.streams import ROBERTA, T5, base_of, randomised
+from methods.streams import base_of, randomised
 from tiny import tiny_base, tiny_batch
 
-from peftcli.base.anatomy import Anatomy
 from peftcli.delta.delta import Delta, attach
 from peftcli.errors import MethodError
 from peftcli.methods.adapter_drop import AdapterDrop
@@ -40,21 +39,6 @@ def test_a_specialised_one_is_its_base_method_in_the_other_layers(name, method):
     plain = randomised(method(bottleneck=3, layers=1), "bert")
     lend(drop, plain)
     assert torch.equal(output(drop), output(plain))
-
-
-@pytest.mark.parametrize(
-    ("method", "config", "expected"),
-    [
-        (AdapterDrop(bottleneck=16, dropped=0), ROBERTA, 304_320),
-        (AdapterDrop(bottleneck=48, dropped=8), ROBERTA, 298_176),
-        (AdapterDrop(bottleneck=48, dropped=0), ROBERTA, 894_528),
-        (AdapterDrop(adapter="houlsby", bottleneck=24, dropped=5), T5, 1_101_984),
-        (AdapterDrop(adapter="houlsby", bottleneck=24), T5, 1_101_984),
-        (AdapterDrop(adapter="houlsby", bottleneck=24, dropped=0), T5, 1_855_104),
-    ],
-)
-def test_the_count_is_the_published_one(method, config, expected):
-    assert method.count(Anatomy.of(config)) == expected
 
 
 def test_a_gradient_stops_below_the_first_adapter():

@@ -1,10 +1,10 @@
-"""Compacter and PHM adapters against dense sums of Kronecker products, and the published counts."""
+"""Compacter and PHM adapters against dense sums of Kronecker products."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from methods.streams import T5, base_of, block_at, randomised
+from methods.streams import base_of, block_at, randomised
 from pydantic import ValidationError
 from tiny import tiny_base, tiny_batch
 from torch.nn import functional as F
@@ -34,19 +34,6 @@ def test_the_adapter_is_made_of_sums_of_kronecker_products(method):
     down, up = block.bottleneck.down, block.bottleneck.up
     expected = h + F.gelu(h @ dense(down) + down.bias) @ dense(up) + up.bias
     torch.testing.assert_close(block(h), expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("method", "expected"),
-    [
-        (Compacter(bottleneck=24), 161_728),
-        (Compacter(bottleneck=24, placement=("after_ffn",)), 104_704),
-        (PhmAdapter(bottleneck=24, terms=12), 398_976),
-    ],
-)
-def test_the_count_is_the_published_one(method, expected):
-    """Of the 222,882,048 parameters of T5-base: 0.073, 0.047 and 0.179 %."""
-    assert method.count(Anatomy.of(T5)) == expected
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from artifact.adapted_models import adapt, save_base
+from artifact.adapted_models import adapt, logits, reopened, save_base
 from pydantic import ValidationError
 from tiny import tiny_base, tiny_batch
 from torch.nn import functional as F
@@ -97,9 +97,19 @@ def test_a_bottleneck_of_two_numbers_is_refused(rank):
         Lnlora(form="bottleneck", rank=rank)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_it_is_not_merged(tmp_path, form):
+@pytest.mark.parametrize("form", ["branch_in", "bottleneck"])
+def test_a_norm_in_the_branch_is_not_merged(tmp_path, form):
+    assert not Lnlora(form=form).mergeable
     base = save_base(tmp_path / "base", "bert")
     artifact = adapt(base, tmp_path / "run", {"name": "lnlora", "form": form, "rank": 3}, "classification").artifact
     with pytest.raises(MethodError, match="lnlora cannot be merged"):
         stream(artifact, base, tmp_path / "merged", MergeSettings())
+
+
+def test_without_one_it_is(tmp_path):
+    assert Lnlora(form="plus_ln").mergeable
+    base = save_base(tmp_path / "base", "bert")
+    adapted = adapt(base, tmp_path / "run", {"name": "lnlora", "form": "plus_ln", "rank": 3}, "classification")
+    stream(adapted.artifact, base, tmp_path / "merged", MergeSettings())
+    merged = reopened(tmp_path / "merged", "classification")
+    assert torch.allclose(logits(merged), adapted.logits(), atol=1e-5)

@@ -1,14 +1,13 @@
-"""The low-rank adapter against its formula, its start and the published count."""
+"""The low-rank adapter against its formula and its start."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from methods.streams import T5, base_of, block_at, randomised
+from methods.streams import base_of, block_at, randomised
 from tiny import tiny_batch
 from torch.nn import functional as F
 
-from peftcli.base.anatomy import Anatomy
 from peftcli.delta.delta import attach
 from peftcli.methods.low_rank_adapter import LowRankAdapter
 
@@ -22,11 +21,6 @@ def test_both_matrices_are_products_of_low_rank():
     assert int(torch.linalg.matrix_rank(W_up)) == 3
     expected = h + F.gelu(h @ W_down.T + down.bias) @ W_up.T + up.bias
     torch.testing.assert_close(block(h), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_the_count_is_the_published_one():
-    """Of the 222,882,048 parameters of T5-base: 0.073 %."""
-    assert LowRankAdapter(bottleneck=24).count(Anatomy.of(T5)) == 161_664
 
 
 @torch.no_grad()

@@ -8,14 +8,12 @@ from methods.oracle import beside_peft
 from pydantic import ValidationError
 from tiny import tiny_base, tiny_batch
 
-from peftcli.base.anatomy import Anatomy
 from peftcli.delta.delta import attach
 from peftcli.errors import MethodError
 from peftcli.methods.llama_adapter import LlamaAdapter
 from peftcli.methods.lora import Lora
 from peftcli.methods.prefix import Prefix
 
-MEDIUM = {"model_type": "gpt2", "n_layer": 24, "n_embd": 1024, "n_head": 16}
 N = 3
 
 
@@ -98,11 +96,6 @@ def test_attention_through_the_interface_is_the_base_bit_for_bit():
     batch = tiny_batch("llama")
     with delta.disabled():
         assert torch.equal(base.network(**batch).logits, plain.network(**batch).logits)
-
-
-@pytest.mark.parametrize(("length", "expected"), [(5, 245_760), (10, 491_520)])
-def test_the_count_is_what_is_kept(length, expected):
-    assert Prefix(prefix_length=length).count(Anatomy.of(MEDIUM)) == expected
 
 
 def test_training_through_the_network_counts_what_the_paper_trained():

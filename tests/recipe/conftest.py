@@ -17,20 +17,25 @@ class Lora(Settings):
     """W' = W + (alpha / rank) B A."""
 
     name: ClassVar[str] = "lora"
+    size_setting: ClassVar[str | None] = "rank"
     rank: PositiveInt = 8
     """Of the update."""
     alpha: PositiveFloat = 16.0
     dropout: Probability = 0.0
     target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = ("W_q", "W_v")
     layers: str | list[int] = "all"
-    budget: str | None = None
+    parts: PositiveInt = 1
+    note: str | None = None
 
     @model_validator(mode="after")
-    def _budget_or_rank(self):
-        if self.budget is not None and "rank" in self.model_fields_set:
+    def _rank_and_note(self):
+        if self.note is not None and "rank" in self.model_fields_set:
             raise PydanticCustomError(
-                "both", "method.budget {budget} excludes method.rank", {"budget": self.budget, "hint": "Keep one."}
+                "both", "method.note {note} excludes method.rank", {"note": self.note, "hint": "Keep one."}
             )
+        if self.rank % self.parts:
+            what = f"rank is {self.rank}, which {self.parts} parts do not divide"
+            raise PydanticCustomError("parts", "{what}", {"what": what, "hint": "Write a multiple."})
         return self
 
 
@@ -41,6 +46,7 @@ class Ladder(Settings):
         width: PositiveInt
 
     name: ClassVar[str] = "ladder"
+    size_setting: ClassVar[str | None] = None
     steps: tuple[Step, ...]
     top: Step | None = None
 

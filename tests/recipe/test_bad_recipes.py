@@ -134,10 +134,35 @@ CONTENT = [
     ),
     (
         "own rule",
-        BASE + DATA + "method: {name: lora, rank: 2, budget: '{x}'}\n",
+        BASE + DATA + "method: {name: lora, rank: 2, note: '{x}'}\n",
         "3:9",
-        ["budget {x} excludes", "Keep one."],
+        ["note {x} excludes", "Keep one."],
     ),
+    ("budget", BASE + DATA + "method: {name: lora, budget: 0.1 percent}\n", "3:30", ["is no budget", "such as 0.1%"]),
+    ("budget of nothing", BASE + DATA + "method: {name: lora, budget: 0.0%}\n", "3:30", ["'0.0%' is no budget"]),
+    ("budget below nothing", BASE + DATA + "method: {name: lora, budget: -5}\n", "3:30", ["-5 is no budget"]),
+    ("budget in words", BASE + DATA + "method: {name: lora, budget: 3e5}\n", "3:30", ["no budget", "such as 300k"]),
+    ("budget as a list", BASE + DATA + "method: {name: lora, budget: [1]}\n", "3:30", ["a list is no budget"]),
+    ("budget as a switch", BASE + DATA + "method: {name: lora, budget: true}\n", "3:30", ["true is no budget"]),
+    (
+        "budget and size",
+        BASE + DATA + "method:\n  name: lora\n  rank: 2\n  budget: 1%\n",
+        "6:11",
+        ["a budget solves rank, and rank is given too", "method.rank=null leaves it out"],
+    ),
+    (
+        "budget and size in a stack",
+        BASE + DATA + "method:\n- {name: lora}\n- {name: lora, rank: 2, budget: 1%}\n",
+        "5:33",
+        ["rank is given too"],
+    ),
+    (
+        "budget without a size",
+        BASE + DATA + "method: {name: ladder, steps: [], budget: 1%}\n",
+        "3:43",
+        ["ladder has no size setting that a budget could solve"],
+    ),
+    ("misspelt budget", BASE + DATA + "method: {name: lora, bugdet: 1%}\n", "3:22", ["no setting", "'budget'?"]),
     ("no modules", BASE + DATA + "method: {name: lora, target_modules: []}\n", "3:38", ["must be more than nothing"]),
 ]
 

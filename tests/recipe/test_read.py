@@ -3,11 +3,14 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Annotated, ClassVar
 
 import pytest
 
 from peftcli.errors import RecipeError
 from peftcli.recipe.read import read_recipe
+from peftcli.recipe.settings import IsPath, Settings
+from peftcli.recipe.stack import read_stack
 
 GOOD = "base: {name: demo:minilm}\ndata: {task: classification, train: demo:intents}\nmethod: {name: lora}\n"
 
@@ -92,6 +95,30 @@ def test_hub_ids_demos_and_shares_are_no_paths(read):
 def test_a_dot_before_a_base_says_that_it_is_a_directory(tmp_path, methods):
     recipe = read_recipe(written(tmp_path, GOOD.replace("demo:minilm", "./org/name")), (), methods)
     assert recipe.base.name == str(tmp_path / "org/name")
+
+
+def test_a_method_marks_those_of_its_settings_that_hold_paths(tmp_path, monkeypatch):
+    class Mixture(Settings):
+        name: ClassVar[str] = "mixture"
+        size_setting: ClassVar[str | None] = None
+        runs: Annotated[tuple[str, ...], IsPath()] = ()
+        label: str = ""
+
+    def methods(value):
+        return read_stack(value, ["mixture"], {"mixture": Mixture}.__getitem__)
+
+    def find(part):
+        return Mixture if part == {**part, "name": "mixture"} else None
+
+    monkeypatch.setenv("PEFTCLI_RUNS", "/kept")
+    monkeypatch.chdir("/")
+    mixture = "{name: mixture, runs: [../a, '${env:PEFTCLI_RUNS}/b'], label: c/d}"
+    one = written(tmp_path, GOOD.replace("{name: lora}", mixture))
+    assert read_recipe(one, (), methods, find).method[0].runs == (f"{tmp_path}/../a", "/kept/b")
+    assert read_recipe(one, ["method.runs=[e, f]"], methods, find).method[0].runs == ("/e", "/f")
+    stack = read_recipe(written(tmp_path, GOOD.replace("{name: lora}", f"[{mixture}, {mixture}]")), (), methods, find)
+    assert [m.runs for m in stack.method] == 2 * [(f"{tmp_path}/../a", "/kept/b")]
+    assert stack.method[1].label == "c/d"
 
 
 def test_variables_are_filled_in_where_they_are_the_value_or_in_a_path(read, monkeypatch):

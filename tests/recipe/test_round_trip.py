@@ -68,14 +68,17 @@ numbers = st.floats(min_value=1e-300, max_value=1e300)
 lora = st.fixed_dictionaries(
     {"name": st.just("lora")},
     optional={
-        "rank": st.integers(1, 10**30),
         "alpha": numbers,
         "target_modules": st.just("all-linear") | st.lists(texts, min_size=1, max_size=3),
         "layers": texts | st.lists(st.integers(-5, 5), max_size=3),
     },
 )
+sizes = st.fixed_dictionaries({}, optional={"rank": st.integers(1, 10**30)}) | st.fixed_dictionaries(
+    {"budget": st.sampled_from(["0.1%", "12 %", "300k", "1.5M", "2b"]) | st.integers(1, 10**30)},
+    optional={"rank": st.none(), "parts": st.integers(1, 9)},
+)
 ladder = st.fixed_dictionaries({"name": st.just("ladder"), "steps": st.lists(st.just({"width": 2}), max_size=2)})
-method = lora | ladder
+method = st.builds(lambda settings, size: settings | size, lora, sizes) | ladder
 valid = st.fixed_dictionaries(
     {
         "base": st.fixed_dictionaries({"name": paths}, optional={"revision": st.none() | texts}),

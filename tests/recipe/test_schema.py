@@ -72,6 +72,11 @@ def test_the_schema_and_the_reader_agree_on_good_recipes(accepts, read):
         ("task: classification", "task: art"),
         ("  train: data/train.jsonl\n", ""),
         ("[W_q, W_v]", "[]"),
+        ("rank: 8", "rank: 8\n  budget: 0.1%"),
+        ("rank: 8", "budget: a tenth"),
+        ("rank: 8", "budget: 0%"),
+        ("rank: 8", "budget: 0"),
+        ("rank: 8", "budget: 1.5"),
     ],
 )
 def test_the_schema_and_the_reader_agree_on_bad_recipes(accepts, read, old, new):
@@ -79,6 +84,17 @@ def test_the_schema_and_the_reader_agree_on_bad_recipes(accepts, read, old, new)
     assert not accepts(EXAMPLE.replace(old, new))
     with pytest.raises(RecipeError):
         read(EXAMPLE.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    "size", ["budget: 0.1%", "budget: 300k", "budget: 300000", "budget: null", "rank: null\n  budget: 1.5M"]
+)
+def test_the_schema_and_the_reader_agree_on_budgets(accepts, read, size):
+    text = EXAMPLE.replace("rank: 8", size)
+    assert accepts(text)
+    recipe = read(text)
+    assert accepts(json.dumps(resolved(recipe)))
+    assert read(json.dumps(resolved(recipe))) == recipe
 
 
 def test_a_stack_fits_the_schema(accepts):

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from peftcli.blocks.pruned import places
 from peftcli.blocks.sparse import Sparse
 from peftcli.delta.registry import find
 from peftcli.errors import RecipeError
@@ -17,7 +18,7 @@ from peftcli.recipe.recipe import TrainingSection
 from peftcli.training.loop import fit
 from peftcli.training.schedule import Plan, factor
 
-LtSft, DiffPruning = find("lt_sft"), find("diff_pruning")
+LtSft, DiffPruning, WinningTicket = find("lt_sft"), find("diff_pruning"), find("winning_ticket")
 LT_SFT = LtSft(entries=60)
 DIFF = DiffPruning(entries=60, l0_penalty=1e-3)
 SECTION = {"epochs": 4.0, "weight_decay": 0.1, "warmup": "0%"}
@@ -204,3 +205,44 @@ class Rare(LtSft):
 def test_entries_that_no_batch_has_met_so_far_may_rest(make_job):
     job = make_job(methods=(Rare(),), section=SECTION, select="last")
     assert fit(job).proofs["tensors_without_gradient"] == list(job.delta.parameters)
+
+
+TICKET = WinningTicket(survivors="30%", rounds=2)
+
+
+def test_a_pruned_weight_is_zero_after_training_and_the_base_is_what_it_was(make_job):
+    """With weight decay, and with moments of the rounds before that would move everything."""
+    job = make_job(methods=(TICKET,), section={**SECTION, "epochs": 6.0})
+    before = {n: p.detach().clone() for n, p in job.delta.base.parameters.items() if n not in job.delta.base.head}
+    outcome = fit(job)
+    packed = job.delta.pack()
+    total = outcome.trained
+    assert packed.size == int(0.3 * total)
+    now = [b.changed(n).detach() for b in job.delta.blocks_of(TICKET) for n in b.tensors]
+    assert sum(w.numel() for w in now) == total
+    assert sum(int((w != 0).sum()) for w in now) == packed.size
+    assert outcome.proofs["frozen_tensors_moved"] == 0
+    assert all(torch.equal(before[n], job.delta.base.parameters[n]) for n in before)
+    sizes = [int(note.split(": ")[1].split()[0].replace(",", "")) for note in job.progress.notes if "phase" in note]
+    assert sizes == [total, round(total * (packed.size / total) ** 0.5), packed.size]
+
+
+class Chance(WinningTicket):
+    """Survivors drawn at random, as a control."""
+
+    name = "chance"
+
+    def before_update(self, delta):
+        for block, name in places(delta.blocks_of(self)):
+            if block.survivors(name).score is not None:
+                block.survivors(name).score.uniform_()
+
+
+@pytest.mark.parametrize("score", ["magnitude", "movement"])
+def test_a_ticket_learns_more_than_as_many_weights_drawn_at_random(make_job, score):
+    found = []
+    for kind, by in ((WinningTicket, score), (Chance, "movement")):
+        method = kind(survivors="10%", rounds=2, score=by)
+        job = make_job(methods=(method,), section={**SECTION, "epochs": 30.0}, rows=24)
+        found.append(sum(loss for _, loss in fit(job).losses[-12:]))
+    assert found[0] < 0.9 * found[1]

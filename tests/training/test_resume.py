@@ -21,6 +21,7 @@ from peftcli.training.loop import fit
 
 SECTION = {"checkpoint_every": 1, "epochs": 2.0}
 DIFF = find("diff_pruning")(entries="5%", l0_penalty=1e-3)
+TICKET = find("winning_ticket")(rounds=2, score="movement", rewind="50%")
 
 
 class Killed(BaseException):
@@ -96,6 +97,7 @@ def step_checkpoints(folder):
 KILLED = {
     "lora": (1, {"section": {"epochs": 2.0, "checkpoint_every": 2}}),
     "lt_sft": (1, {"section": {"epochs": 2.0, "checkpoint_every": 2}, "rows": 8, "methods": (find("lt_sft")(),)}),
+    "winning_ticket": (13, {"section": {"epochs": 3.0, "checkpoint_every": 1}, "rows": 8, "methods": (TICKET,)}),
     "diff_pruning": (9, {"section": {"epochs": 2.0, "checkpoint_every": 1}, "rows": 8, "methods": (DIFF,)}),
 }
 

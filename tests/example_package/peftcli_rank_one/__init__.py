@@ -1,0 +1,1 @@
+"""A rank-one change of weight matrices, as a method of peftcli."""

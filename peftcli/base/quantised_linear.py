@@ -148,12 +148,17 @@ class QuantisedLinear(nn.Module):
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         bias = None if self.bias is None else self.bias.to(dtype)
-        y: Tensor = _Linear.apply(x.to(dtype), bias, self)  # type: ignore[no-untyped-call]  # torch's
-        return y
+        # Rows: of more dimensions the product is a view, and what a Function returns as one may not be written into.
+        rows = x.to(dtype).reshape(-1, x.shape[-1])
+        y: Tensor = _Linear.apply(rows, bias, self)  # type: ignore[no-untyped-call]  # torch's
+        return y.view(*x.shape[:-1], y.shape[-1])
 
 
 class _Linear(torch.autograd.Function):
-    """W x + b; W is unpacked anew for the gradient, where autograd would keep it from the one pass to the other."""
+    """W x + b; W is unpacked anew for the gradient, where autograd would keep it from the one pass to the other.
+
+    Shapes: x (rows, d_in); returns (rows, d_out).
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, layer: QuantisedLinear) -> Tensor:  # noqa: ANN401
@@ -164,7 +169,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # noqa: ANN401
         (dy,) = gradients
         dx = dy @ ctx.layer.matrix(dy.dtype) if ctx.needs_input_grad[0] else None
-        return dx, dy.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None, None
+        return dx, dy.sum(0) if ctx.needs_input_grad[1] else None, None
 
 
 def quantised(weight: Tensor, form: Form, *, bias: nn.Parameter | None, transposed: bool) -> QuantisedLinear:

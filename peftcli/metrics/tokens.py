@@ -21,7 +21,7 @@ TOKEN = re.compile(
       https?://\S*\w | [\w.+-]+@[\w-]+(?:\.[\w-]+)+ | @\w+    # addresses
     | (?:mr|mrs|ms|dr|st|rd|vs|jr|sr|inc|ltd|co|corp|prof|etc|jan|feb|aug|sept|oct|nov|dec)\.(?!\w)
     | (?:[^\W\d_]\.)+(?:[^\W\d_](?![\w.]))?                   # u.s., i.e.
-    | \d+(?:[.,:/]\d+)*(?:-\d+(?:[.,:/]\d+)*)+                # 20-25
+    | \d+(?:[.,:/]\d+)*(?:-\d+(?:[.,:/]\d+)*)+\w* | (?<!\S)-\d+   # 20-25
     | \d+(?:[.,:/]\d+)+(?:-[^\W_]+)* | (?<!\w)\.\d+           # 3.5, 10,000, 7:30
     | n't\b | '(?:s|re|ve|ll|d|m)\b                           # what a word was joined with
     | [^\W_](?:\w|-(?=\w)|[./&](?=[^\W\d_])|'(?!(?:s|re|ve|ll|d|m)\b)(?=[^\W\d_]))*(?:\.(?=,))?

@@ -11,7 +11,10 @@ import pytest
 from peftcli.cli.program import app, run
 from peftcli.errors import PeftcliError
 
-COMMANDS = ("train", "eval", "merge", "params", "check", "init", "methods", "schema", "verify", "unmerge", "compare")
+COMMANDS = (
+    *("train", "eval", "merge", "params", "check", "init", "methods", "schema", "verify", "unmerge", "compare"),
+    *("export", "import"),
+)
 HEAVY = {
     "torch",
     "transformers",

@@ -35,7 +35,9 @@ def _logits(base, batch):
 
 
 @pytest.mark.parametrize("form", ["nf4", "int8"])
-@pytest.mark.parametrize(("family", "task"), [("llama", "causal-lm"), ("gpt2", "causal-lm"), ("bert", "classification")])
+@pytest.mark.parametrize(
+    ("family", "task"), [("llama", "causal-lm"), ("gpt2", "causal-lm"), ("bert", "classification")]
+)
 def test_lora_starts_at_the_quantised_base_exactly_and_is_switched_off_exactly(family, task, form):
     base, batch = quantised_base(family, task, form), tiny_batch(family)
     before = _logits(base, batch)
@@ -47,7 +49,9 @@ def test_lora_starts_at_the_quantised_base_exactly_and_is_switched_off_exactly(f
         assert torch.equal(_logits(base, batch), before)
 
 
-@pytest.mark.parametrize("method", [Lora(**ALL), Dora(**ALL), Dora(**ALL, dropout=0.5)], ids=["lora", "dora", "dropped"])
+@pytest.mark.parametrize(
+    "method", [Lora(**ALL), Dora(**ALL), Dora(**ALL, dropout=0.5)], ids=["lora", "dora", "dropped"]
+)
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_a_delta_computes_what_it_computes_beside_the_unpacked_weights(family, method):
     base, batch = quantised_base(family, "causal-lm", "nf4"), tiny_batch(family)

@@ -59,7 +59,7 @@ def test_nist_is_what_the_script_of_nist_says():
     assert scored("texts", "nist", [far], [references]).value == pytest.approx(2.1139, abs=1e-4)
 
 
-def test_meteor_orders_sets_like_meteor_1_5():
+def test_meteor_goes_up_and_down_with_meteor_1_5_without_being_it():
     ours, theirs = zip(
         *(
             (scored("texts", "meteor", *texts(one["examples"])).value, one["values"]["meteor_1.5"])
@@ -67,7 +67,8 @@ def test_meteor_orders_sets_like_meteor_1_5():
         ),
         strict=True,
     )
-    assert np.corrcoef(ours, theirs)[0, 1] > 0.9
+    assert 0.8 < np.corrcoef(ours, theirs)[0, 1] < 1
+    assert abs(np.mean(ours) - np.mean(theirs)) > 0.1
 
 
 def has_synonyms():

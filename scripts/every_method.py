@@ -40,7 +40,7 @@ def train(task: Path, folder: Path, overrides: list[str]) -> str | None:
         return None
     command = [sys.executable, "-m", "peftcli", "train", str(task), *overrides, "--out", str(folder), "--quiet"]
     done = subprocess.run([*command, "--overwrite"], capture_output=True, text=True, check=False)
-    return None if done.returncode == 0 else done.stderr.strip().splitlines()[0]
+    return None if done.returncode == 0 else done.stderr.strip().splitlines()[0].removeprefix("error: ")
 
 
 def main() -> int:

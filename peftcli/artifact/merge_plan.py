@@ -75,8 +75,7 @@ def make_plan(
         trained = {n: t for n, t in trained.items() if n not in delta.base.head}
         _refuse_trained_elsewhere(folds, {delta.base.name(address): address for address in staying})
     untied = _untied_head(delta, folds)
-    full = heads or untied
-    written = _written_names(delta.base.anatomy, [n for n in base.tensors if n in names]) if full else {}
+    written = _written_names(delta.base.anatomy, [n for n in base.tensors if n in names]) if heads or untied else {}
 
     outputs, dropped, seen = [], [], set[str]()
     # Of a tied tensor that is stored twice, the copy under the network's own name comes first.
@@ -94,9 +93,8 @@ def make_plan(
         changes = folds.get(known or "", ())
         outputs.append(_output(spec, stored, trained.get(known or ""), changes))
         if untied and any(block.unties for block, _ in changes):
-            kept = [(block, own) for block, own in changes if not block.unties]
-            own_spec = TensorSpec(untied, kind, stored.entry.shape)
-            outputs.append(_output(own_spec, stored, trained.get(known or ""), kept))
+            own = TensorSpec(untied, kind, stored.entry.shape)
+            outputs.append(_output(own, stored, trained.get(known or ""), [c for c in changes if not c[0].unties]))
     for name in sorted(heads):
         spec = TensorSpec(_full_name(delta.base, name), main, trained[name].entry.shape)
         outputs.append(_output(spec, None, trained[name], ()))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from peftcli.base.anatomy import NETWORKS, OUTSIDE, Anatomy
+from peftcli.base.anatomy import OUTSIDE, Anatomy
 from peftcli.base.base_model import BaseModel, find_prefix, plain_parameters
+from peftcli.base.networks import anatomy_for
 from peftcli.base.quantise import Form, quantised_paths, require_engine
 from peftcli.base.source import Source, read_config
 from peftcli.errors import BaseModelError, ResourceError
@@ -55,7 +56,7 @@ def load_base(  # noqa: PLR0913  # all of them by name
     given = read_config(str(source.folder))
     if "quantization_config" in given:
         raise BaseModelError("the checkpoint is quantised", where=source.label, hint="Use the model in full precision.")
-    anatomy = Anatomy.of(given, task=NETWORKS[task_class], labels=settings.get("num_labels"))
+    anatomy = anatomy_for(given, task_class, settings.get("num_labels"))
     torch.manual_seed(seed)
     with _quiet(), _explained(source.label):
         network, info = _auto_class(task_class).from_pretrained(
@@ -91,7 +92,7 @@ def empty_base(config: Mapping[str, Any], *, task_class: str, settings: Mapping[
     """
     from transformers import AutoConfig
 
-    anatomy = Anatomy.of(config, task=NETWORKS[task_class], labels=settings.get("num_labels"))
+    anatomy = anatomy_for(config, task_class, settings.get("num_labels"))
     given = dict(config)
     with _quiet(), _explained(anatomy.family), torch.device("meta"):
         made = AutoConfig.for_model(given.pop("model_type"), **given)

@@ -22,9 +22,13 @@ class Complaints:
 
     def add(self, what: str, place: str = "", hint: str | None = None) -> None:
         """Note one problem; ``place`` is ``line`` or ``line:column``."""
+        self.note(Problem(what=what, where=f"{self.name}:{place}" if place else self.name, hint=hint))
+
+    def note(self, problem: Problem) -> None:
+        """Note a problem that knows its place."""
         self.count += 1
         if self.count <= SHOWN_PROBLEMS:
-            self._kept.append(Problem(what=what, where=f"{self.name}:{place}" if place else self.name, hint=hint))
+            self._kept.append(problem)
 
     def raise_if_any(self) -> None:
         """Raise the noted problems.

@@ -4,45 +4,54 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from peftcli.data.complaints import Complaints
 from peftcli.data.tables import Row
-from peftcli.errors import DataError
+from peftcli.errors import DataError, Problem
 
 _DELIMITERS = {",": "a comma", "\t": "a tab", ";": "a semicolon"}
 
 
-def read_csv(text: str, name: str) -> list[Row]:
-    """Return one row per record of a file with commas; the first record names the columns."""
-    return _read(text, name, ",")
+def csv_rows(lines: Iterable[str], name: str, skip: Iterator[int]) -> Iterator[Row | Problem]:
+    """Yield one row per record of a file with commas, or what is wrong with it; the first record names the columns.
+
+    Args:
+        lines: The file's, each with the newline it ends in.
+        name: The file's.
+        skip: As many rows as it has items left are passed over.
+
+    Raises:
+        DataError: The header cannot be used, or quotes are broken, so that no later record can be told.
+    """
+    return _rows(lines, name, skip, ",")
 
 
-def read_tsv(text: str, name: str) -> list[Row]:
-    """Return one row per record of a file with tabs; quotes mean what they mean in CSV."""
-    return _read(text, name, "\t")
+def tsv_rows(lines: Iterable[str], name: str, skip: Iterator[int]) -> Iterator[Row | Problem]:
+    """Yield the same of a file with tabs; quotes mean what they mean in CSV."""
+    return _rows(lines, name, skip, "\t")
 
 
-def _read(text: str, name: str, delimiter: str) -> list[Row]:
-    records = _records(text, name, delimiter)
+def _rows(lines: Iterable[str], name: str, skip: Iterator[int], delimiter: str) -> Iterator[Row | Problem]:
+    records = _records(lines, name, delimiter)
     start, header = next(records, (1, []))
     if header:
         _check_header(header, f"{name}:{start}", delimiter)
-    rows: list[Row] = []
-    complaints = Complaints(name)
     for line, cells in records:
+        if next(skip, None) is not None:
+            continue
         if len(cells) == len(header):
-            rows.append(Row(dict(zip(header, cells, strict=True)), f"{name}:{line}"))
+            yield Row(dict(zip(header, cells, strict=True)), f"{name}:{line}")
         else:
             what = f"{len(cells)} cell{'s' * (len(cells) != 1)}, but the header has {len(header)}"
-            complaints.add(what, f"{line}", f"Put quotes around a cell that holds {_DELIMITERS[delimiter]}.")
-    complaints.raise_if_any()
-    return rows
+            hint = f"Put quotes around a cell that holds {_DELIMITERS[delimiter]}."
+            yield Problem(what=what, where=f"{name}:{line}", hint=hint)
 
 
-def _records(text: str, name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _records(lines: Iterable[str], name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield each record with its first line; blank lines are skipped."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    # A carriage return alone ends a line too, outside quotes.
+    ended = (piece for line in lines for piece in io.StringIO(line, newline=""))
+    reader = csv.reader(ended, delimiter=delimiter, strict=True)
     while True:
         start = reader.line_num + 1
         try:

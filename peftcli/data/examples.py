@@ -49,6 +49,8 @@ class Example:
         row: Index of the row in its table.
         where: The row's ``file:line``.
         label: The number of the row's label, where a whole row has one.
+        target: The ids that an encoder-decoder is to write.
+        references: The texts that a generated one is compared with, where the row names them.
     """
 
     ids: dict[str, list[int]]
@@ -56,6 +58,8 @@ class Example:
     row: int
     where: str
     label: int | None = None
+    target: list[int] | None = None
+    references: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +101,10 @@ def check_ids(examples: Sequence[Example], vocabulary: int | None) -> None:
         raise DataError(problems[:10])
 
 
-def pad_examples(examples: Sequence[Example], pad: int, virtual: VirtualTokens | None) -> dict[str, Tensor]:
-    """Return what the examples hold for each token, padded on the right, and the attention mask.
+def pad_examples(
+    examples: Sequence[Example], pad: int, virtual: VirtualTokens | None, *, left: bool = False
+) -> dict[str, Tensor]:
+    """Return what the examples hold for each token, padded on the right or the left, and the attention mask.
 
     Shapes: each (batch, tokens), where tokens is the longest example and the virtual tokens together.
     """
@@ -106,12 +112,19 @@ def pad_examples(examples: Sequence[Example], pad: int, virtual: VirtualTokens |
 
     count = virtual.count if virtual else 0
     longest = max(example.length for example in examples)
-    mask = [[1] * (example.length + count) + [0] * (longest - example.length) for example in examples]
-    columns = {"attention_mask": mask}
+    columns = {"attention_mask": ([[1] * (example.length + count) for example in examples], 0)}
     for key in examples[0].ids:
         filler = pad if key == "input_ids" else _FILLERS[key]
-        columns[key] = [_row(example, key, virtual) + [filler] * (longest - example.length) for example in examples]
-    return {key: torch.tensor(rows, dtype=torch.long) for key, rows in columns.items()}
+        columns[key] = ([_row(example, key, virtual) for example in examples], filler)
+
+    def filled(row: list[int], filler: int) -> list[int]:
+        padding = [filler] * (longest + count - len(row))
+        return padding + row if left else row + padding
+
+    return {
+        key: torch.tensor([filled(row, filler) for row in rows], dtype=torch.long)
+        for key, (rows, filler) in columns.items()
+    }
 
 
 def _row(example: Example, key: str, virtual: VirtualTokens | None) -> list[int]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 from peftcli.data.complaints import Complaints
 from peftcli.data.tables import Row
-from peftcli.errors import DataError
+from peftcli.errors import DataError, Problem
 
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -20,32 +21,32 @@ class _RefusedError(ValueError):
     """Valid for Python's parser, and yet refused."""
 
 
-def read_jsonl(text: str, name: str) -> list[Row]:
-    """Return one row per line that is not blank.
+def jsonl_rows(lines: Iterable[str], name: str, skip: Iterator[int]) -> Iterator[Row | Problem]:
+    """Yield one row per line that is not blank, or what is wrong with the line.
 
-    Raises:
-        DataError: Some lines are not JSON objects; the first ten are named with line and column.
+    Args:
+        lines: The file's, each with the newline it ends in.
+        name: The file's.
+        skip: As many rows as it has items left are passed over without a look at them.
     """
-    rows: list[Row] = []
-    complaints = Complaints(name)
-    lines = text.split("\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip(_BLANK):
+    for number, ended in enumerate(lines, start=1):
+        line = ended.removesuffix("\n")
+        if not line.strip(_BLANK) or next(skip, None) is not None:
             continue
         try:
             values = _parse(line)
         except json.JSONDecodeError as error:
-            complaints.add(_broken(error), f"{number}:{error.colno}", _line_hint(line, last=number == len(lines)))
+            hint = _line_hint(line, last=line is ended)
+            yield Problem(what=_broken(error), where=f"{name}:{number}:{error.colno}", hint=hint)
         except (_RefusedError, RecursionError) as error:
-            complaints.add(_refused(error), f"{number}")
+            yield Problem(what=_refused(error), where=f"{name}:{number}")
         else:
             if isinstance(values, dict):
-                rows.append(Row(values, f"{name}:{number}"))
+                yield Row(values, f"{name}:{number}")
             else:
                 hint = "Name a file that holds one JSON list .json." if isinstance(values, list) else None
-                complaints.add(f"the line is not an object but {line.strip()[:30]!r}", f"{number}", hint)
-    complaints.raise_if_any()
-    return rows
+                what = f"the line is not an object but {line.strip()[:30]!r}"
+                yield Problem(what=what, where=f"{name}:{number}", hint=hint)
 
 
 def read_json(text: str, name: str) -> list[Row]:

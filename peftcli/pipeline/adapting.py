@@ -26,13 +26,18 @@ LONGEST = 512  # tokens, where the recipe does not say; memory grows with the sq
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A base model, a task, the methods for it, and what turns rows into batches for them."""
+    """A base model, a task, the methods for it, and what turns rows into batches for them.
+
+    Attributes:
+        reader: What the task's rows are read with: a tokenizer, or the base model's own image reader.
+        pad: The id that rows of text are padded with.
+    """
 
     source: Source
     base: BaseModel
     methods: tuple[Method, ...]
     task: Task
-    tokenizer: Any
+    reader: Any
     pad: int
     virtual: VirtualTokens | None
     notes: tuple[str, ...]
@@ -44,9 +49,8 @@ class Prepared:
         return dtype
 
     def encode(self, table: Table) -> Examples:
-        """Return the rows of ``table`` as token ids."""
-        assert self.task.max_length is not None
-        return self.task.encode(table, self.tokenizer, self.task.max_length, self.base.anatomy.vocabulary)
+        """Return the rows of ``table`` as the network reads them."""
+        return self.task.encode(table, self.reader, self.task.max_length or LONGEST, self.base.anatomy.vocabulary)
 
 
 def solve_budgets(recipe: Recipe) -> tuple[Recipe, tuple[Solved, ...]]:
@@ -58,11 +62,11 @@ def solve_budgets(recipe: Recipe) -> tuple[Recipe, tuple[Solved, ...]]:
     """
     if not any(isinstance(m, Budgeted) for m in recipe.method):
         return recipe, ()
-    from peftcli.base.anatomy import NETWORKS, Anatomy
+    from peftcli.base.networks import anatomy_for
     from peftcli.data.tasks import model_class
 
     config = read_config(recipe.base.name, recipe.base.revision)
-    anatomy = Anatomy.of(config, task=NETWORKS[model_class(recipe.data.task)])
+    anatomy = anatomy_for(config, model_class(recipe.data.task))
     methods, solved = solve_all(recipe.method, anatomy)
     return recipe.model_copy(update={"method": methods}), solved
 
@@ -78,10 +82,10 @@ def prepare(section: BaseSection, task: Task, methods: tuple[Method, ...], *, se
     """Load the base model that ``section`` names, with the head that ``task`` needs.
 
     Raises:
-        BaseModelError: The base model or its tokenizer cannot be used.
+        BaseModelError: The base model, its tokenizer or its image processor cannot be used.
         RecipeError: The inputs are longer than the base model allows.
     """
-    from peftcli.base.loading import load_base, load_tokenizer
+    from peftcli.base.loading import load_base
 
     source = find_source(section.name, section.revision)
     base = load_base(
@@ -93,24 +97,38 @@ def prepare(section: BaseSection, task: Task, methods: tuple[Method, ...], *, se
         seed=seed,
         quantise=section.quantise,
     )
-    tokenizer, pad, notes = load_tokenizer(source)
-    methods = tuple(m.prepared(partial(_encode, tokenizer)) for m in methods)
+    reader, pad, notes = _reader(source, base, task)
+    if task.reads == "text":
+        methods = tuple(m.prepared(partial(_encode, reader)) for m in methods)
     virtual = virtual_tokens(methods, base)
+    if task.reads == "text":
+        task = replace(task, max_length=_max_length(task.max_length, base, virtual))
     return Prepared(
         source=source,
         base=base,
         methods=methods,
-        task=replace(task, max_length=_max_length(task.max_length, base, virtual)),
-        tokenizer=tokenizer,
+        task=task,
+        reader=reader,
         pad=pad,
         virtual=virtual,
-        notes=tuple(notes),
+        notes=notes,
     )
 
 
 def virtual_tokens(methods: tuple[Method, ...], base: BaseModel) -> VirtualTokens | None:
     """Return the virtual tokens that the collator must place; attaching refuses a second method that asks for some."""
     return next((v for m in methods if (v := m.virtual_tokens(base.anatomy)) is not None), None)
+
+
+def _reader(source: Source, base: BaseModel, task: Task) -> tuple[Any, int, tuple[str, ...]]:
+    """Return what the task's rows are read with, the id they are padded with, and what people should know of it."""
+    if task.reads == "images":
+        from peftcli.base.image_reader import load_image_reader
+
+        return load_image_reader(source, base.anatomy), 0, ()
+    from peftcli.base.loading import load_tokenizer
+
+    return load_tokenizer(source)
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:  # noqa: ANN401  # transformers is not imported for a type

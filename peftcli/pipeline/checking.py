@@ -32,7 +32,7 @@ def check(path: Path, overrides: Sequence[str], deep: bool) -> dict[str, Any]:
 
 
 def _deep(recipe: Any, checks: list[str]) -> dict[str, Any]:  # noqa: ANN401
-    from peftcli.base.anatomy import NETWORKS, Anatomy
+    from peftcli.base.networks import anatomy_for
     from peftcli.base.quantise import held_bytes, require_engine
     from peftcli.base.source import read_config
     from peftcli.data.datasets import load_data
@@ -42,7 +42,7 @@ def _deep(recipe: Any, checks: list[str]) -> dict[str, Any]:  # noqa: ANN401
     checks.append("data")
     config = read_config(recipe.base.name, recipe.base.revision)
     labels = splits.task.network_settings().get("num_labels")
-    anatomy = Anatomy.of(config, task=NETWORKS[splits.task.model_class], labels=labels)
+    anatomy = anatomy_for(config, splits.task.model_class, labels)
     checks.append("base model")
     recipe, budgets = solve_budgets(recipe)
     count = closed_form(methods_of(recipe), anatomy)

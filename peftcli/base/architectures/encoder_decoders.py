@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from peftcli.base.architectures.architecture import Architecture, Piece, StackPlan, Sublayer, linear, norm, table
-from peftcli.base.architectures.expressions import Field, derived, field
+from peftcli.base.architectures.decoders import LM_HEAD
+from peftcli.base.architectures.expressions import ALWAYS, Field, derived, field, flag
 from peftcli.base.sites import Stack
 
 _HEAD = (
@@ -74,6 +75,10 @@ T5 = Architecture(
         "buckets": field("relative_attention_num_buckets", default=32),
         "gated": Field(keys=("feed_forward_proj",), default="relu", holds="gated"),
         "embedding": derived("width"),
+        # v1.1 says false here; once transformers has written its config anew, only the other says it.
+        "tie": flag("tie_word_embeddings", True),
+        "scaled": flag("scale_decoder_outputs", True),
+        "tied": Field(cases=(("tie&scaled", "1"), (ALWAYS, "0"))),
     },
     stacks=(_t5_stack("encoder", "layers", "layer.1"), _t5_stack("decoder", "decoder_layers", "layer.2")),
     around=(
@@ -82,6 +87,7 @@ T5 = Architecture(
         norm("decoder.final_layer_norm", bias="never"),
     ),
     heads={"classification": _HEAD},
+    lm_head=LM_HEAD,
     causal=True,
 )
 
@@ -135,6 +141,7 @@ BART = Architecture(
         "decoder_ffn": field("decoder_ffn_dim", default=4096),
         "positions": field("max_position_embeddings", default=1024),
         "embedding": derived("width"),
+        "tied": flag("tie_word_embeddings", True),
     },
     stacks=(_bart_stack("encoder", False), _bart_stack("decoder", True)),
     around=(
@@ -145,6 +152,7 @@ BART = Architecture(
         norm("decoder.layernorm_embedding"),
     ),
     heads={"classification": _HEAD},
+    lm_head=LM_HEAD,
     causal=True,
     pre_norm="never",
     positions="positions",

@@ -28,8 +28,10 @@ def make_task(section: DataSection, train: Table) -> Task:
     """
     task = _TASKS[section.task]
     special = {key for other in _TASKS.values() for key in other.settings}
-    meaningless = (section.model_fields_set & special) - set(task.settings)
-    if problems := [Problem(what=f"data.{key} means nothing for {task.name}") for key in sorted(meaningless)]:
+    # A resolved recipe holds every key: what stands at its default was not asked for.
+    asked = {key for key in special if getattr(section, key) != type(section).model_fields[key].get_default()}
+    meaningless = sorted(asked - set(task.settings))
+    if problems := [Problem(what=f"data.{key} means nothing for {task.name}") for key in meaningless]:
         raise RecipeError(problems)
     return task.from_section(section, train)
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from peftcli.data.complaints import lines, raise_all
 from peftcli.data.examples import IGNORED, Example, Examples, check_ids, pad_examples
-from peftcli.data.metrics import is_module
 from peftcli.data.tasks.columns import absent, check_roles, require, text_problems
+from peftcli.data.tasks.generating import Generating
 from peftcli.data.tasks.labelled_logits import labelled_logits
-from peftcli.data.tasks.task import Outcome, Task, normalised
+from peftcli.data.tasks.task import Outcome, normalised
 from peftcli.errors import DataError, Problem
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from peftcli.data.examples import VirtualTokens
     from peftcli.data.tables import Row, Table
-    from peftcli.metrics.scored import Scored
     from peftcli.recipe.recipe import DataSection
 
 _CHUNK = 4096
@@ -30,7 +29,7 @@ SEPARATOR = "\n"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CausalLm(Task):
+class CausalLm(Generating):
     """A completion for each prompt.
 
     The columns are ``completion`` and, optional, ``prompt`` (default: the file's own of these names, or ``target``
@@ -41,9 +40,6 @@ class CausalLm(Task):
 
     name: ClassVar[str] = "causal-lm"
     model_class: ClassVar[str] = "AutoModelForCausalLM"
-    new_head: ClassVar[bool] = False
-    select: ClassVar[str] = "loss"
-    metric_names: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
     inputs: ClassVar[tuple[str, ...]] = ("prompt",)
 
     @classmethod
@@ -56,10 +52,6 @@ class CausalLm(Task):
         names = {**prompt, "completion": pair[1], **section.columns}
         require(train, names)
         return cls(column_names=names, max_length=section.max_length)
-
-    def network_settings(self) -> dict[str, Any]:
-        """Return nothing: the pretrained head stays as it is."""
-        return {}
 
     def problems(self, table: Table) -> list[Problem]:
         """Return what is wrong with the columns and texts of ``table``; a prompt may be blank."""
@@ -114,34 +106,14 @@ class CausalLm(Task):
         labelled = (batch["labels"].flatten() != IGNORED).nonzero().squeeze(1)
         return {**batch, "positions": labelled - 1}
 
-    def loss(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the cross entropy summed over the labelled tokens."""
-        return _losses(network, batch).sum()
+    def token_losses(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the cross entropy of every labelled token. Shapes: (labelled tokens)."""
+        from torch.nn import functional
 
-    def outcomes(self, network: nn.Module, batch: Mapping[str, Tensor]) -> list[Outcome]:
-        """Return the summed loss and the number of labelled tokens of every row."""
-        import torch
-
-        with torch.no_grad():
-            losses = _losses(network, batch).double()
-            rows, width = batch["labels"].shape
-            row = batch["positions"] // width
-            sums = losses.new_zeros(rows).index_add(0, row, losses)
-            tokens = torch.bincount(row, minlength=rows)
-        return [{"loss": loss, "tokens": n} for loss, n in zip(sums.tolist(), tokens.tolist(), strict=True)]
-
-    def scored(self, outcomes: Sequence[Outcome], names: Sequence[str]) -> dict[str, Scored]:
-        """Return the loss per token and its exponential, the perplexity."""
-        from peftcli.metrics import losses
-
-        found, tokens = [o["loss"] for o in outcomes], [o["tokens"] for o in outcomes]
-        return {name: losses.scored(name, found, tokens) for name in names}
-
-    def check_metrics(self, names: Sequence[str]) -> None:
-        """Check the metrics that a recipe names; metric modules need predictions, and there are none."""
-        own = [name for name in names if is_module(name)]
-        raise_all([Problem(what="causal-lm has no predictions that a metric module could read", where=n) for n in own])
-        super().check_metrics(names)
+        inputs = {key: value for key, value in batch.items() if key not in ("labels", "positions")}
+        logits = labelled_logits(network, inputs, batch["positions"])
+        targets = batch["labels"].flatten()[batch["positions"] + 1]
+        return functional.cross_entropy(logits.float(), targets, reduction="none")
 
     def describe(self, row: Row, outcome: Outcome) -> dict[str, Any]:
         """Return the row's texts, its loss per token and its tokens."""
@@ -207,13 +179,3 @@ def _check_dropped(dropped: Sequence[str], rows: int, max_length: int) -> None:
     if len(dropped) == rows or len(dropped) > _MOST_DROPPED * rows:
         what = f"the completion alone is longer than {max_length} tokens in {lines(dropped)} of {rows}"
         raise DataError(what, where=dropped[0], hint="Raise data.max_length, or leave these rows out.")
-
-
-def _losses(network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return the cross entropy of every labelled token. Shapes: (labelled tokens)."""
-    from torch.nn import functional
-
-    inputs = {key: value for key, value in batch.items() if key not in ("labels", "positions")}
-    logits = labelled_logits(network, inputs, batch["positions"])
-    targets = batch["labels"].flatten()[batch["positions"] + 1]
-    return functional.cross_entropy(logits.float(), targets, reduction="none")

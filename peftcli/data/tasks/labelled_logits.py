@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def labelled_logits(network: nn.Module, inputs: Mapping[str, Tensor], positions: Tensor) -> Tensor:
-    """Return the logits at ``positions`` of the flattened (batch, tokens) rectangle.
+    """Return the logits at ``positions`` of the flattened (batch, tokens) rectangle; in an encoder-decoder, the decoder's.
 
     The head sees only those hidden states: in a large vocabulary the logits of the rest cost more than the layers.
 
     Args:
-        network: A causal language model, or a data-parallel wrapper with it as ``module``.
+        network: A language model, or a data-parallel wrapper with it as ``module``.
         inputs: What the network is called with.
         positions: Indices below batch x tokens.
 
@@ -30,8 +30,8 @@ def labelled_logits(network: nn.Module, inputs: Mapping[str, Tensor], positions:
         if handle is not None:
             handle.remove()
     # A network that does not call its head as a module gives all of them. Two shapes cannot be mistaken for each
-    # other: one row has fewer positions than tokens, as its last token predicts nothing.
-    if logits.shape[:2] == inputs["input_ids"].shape:
+    # other: one row has fewer positions than tokens (or, in a decoder beside an encoder, exactly these).
+    if logits.shape[:2] == inputs.get("decoder_input_ids", inputs["input_ids"]).shape:
         return logits.flatten(0, 1)[positions]
     return logits.squeeze(0)
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from peftcli.base.anatomy import OUTSIDE, Anatomy
 from peftcli.base.base_model import BaseModel, find_prefix, plain_parameters
+from peftcli.base.calls import explained, quiet
 from peftcli.base.networks import anatomy_for
 from peftcli.base.quantise import Form, quantised_paths, require_engine
 from peftcli.base.source import Source, read_config
-from peftcli.errors import BaseModelError, ResourceError
+from peftcli.errors import BaseModelError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,7 +58,7 @@ def load_base(  # noqa: PLR0913  # all of them by name
         raise BaseModelError("the checkpoint is quantised", where=source.label, hint="Use the model in full precision.")
     anatomy = anatomy_for(given, task_class, settings.get("num_labels"))
     torch.manual_seed(seed)
-    with _quiet(), _explained(source.label):
+    with quiet(), explained(source.label):
         network, info = _auto_class(task_class).from_pretrained(
             source.folder,
             config=_config(source, settings),
@@ -94,7 +94,7 @@ def empty_base(config: Mapping[str, Any], *, task_class: str, settings: Mapping[
 
     anatomy = anatomy_for(config, task_class, settings.get("num_labels"))
     given = dict(config)
-    with _quiet(), _explained(anatomy.family), torch.device("meta"):
+    with quiet(), explained(anatomy.family), torch.device("meta"):
         made = AutoConfig.for_model(given.pop("model_type"), **given)
         network = _auto_class(task_class).from_config(_with(made, settings))
     return BaseModel(network, anatomy, _outside(network, anatomy) if anatomy.task in anatomy.architecture.heads else ())
@@ -113,7 +113,7 @@ def load_tokenizer(source: Source) -> tuple[PreTrainedTokenizerFast, int, tuple[
     if not _has_tokenizer(source):
         # transformers makes up a tokenizer that knows five tokens.
         raise BaseModelError("there is no tokenizer", where=where, hint="Put the model's tokenizer.json there.")
-    with _quiet(), _explained(source.label):
+    with quiet(), explained(source.label):
         tokenizer = AutoTokenizer.from_pretrained(
             source.folder, use_fast=True, trust_remote_code=False, local_files_only=True
         )
@@ -230,33 +230,3 @@ def _set_padding(base: BaseModel, source: Source) -> None:
 
 def _has_tokenizer(source: Source) -> bool:
     return any(next(source.folder.glob(pattern), None) for pattern in _TOKENIZERS)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from talking: what matters is checked here and said in our words."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _explained(label: str) -> Iterator[None]:
-    """Say in one sentence what transformers says in many."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise ResourceError("the base model does not fit into memory", where=label) from error
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise BaseModelError(f"cannot be loaded: {type(error).__name__}: {first}", where=label) from error

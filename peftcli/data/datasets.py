@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from peftcli.data.complaints import SHOWN_LINES, raise_all
 from peftcli.data.permutation import permutation
 from peftcli.data.rows import read_rows
-from peftcli.data.sources import demo_file
 from peftcli.data.tasks import make_task
 from peftcli.errors import DataError, Problem
 
@@ -75,8 +74,7 @@ def _read(section: DataSection, share: float | None) -> dict[str, Table]:
         if source is None:
             continue
         try:
-            files = [demo_file(name, split) for name in ([source] if isinstance(source, str) else source)]
-            tables[split] = read_rows(files)
+            tables[split] = read_rows(source, split, section.revision)
         except DataError as error:
             problems.extend(error.problems)
     raise_all(problems)

@@ -7,8 +7,6 @@ import hashlib
 import io
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -33,7 +31,7 @@ _OF_COLUMNS: dict[str, Callable[[BinaryIO, str, Iterator[int]], Iterator[Row]]] 
     ".arrow": arrow_rows,
 }
 _WHOLE = ".json"
-_KINDS = (*_OF_LINES, _WHOLE, *_OF_COLUMNS)
+_KINDS = (".jsonl", _WHOLE, ".csv", ".tsv", *_OF_COLUMNS)
 _END = 2**20  # bytes at either end of a streamed file, by which it is known
 
 
@@ -83,22 +81,106 @@ class RowStream:
         """
         left = iter(range(skip))
         for file in self._sources:
-            with ExitStack() as opened, _explained(file):
-                for item in _items(file, opened, left):
-                    if isinstance(item, Problem):
-                        raise DataError([item])
-                    yield item
+            try:
+                with _opened(file.path) as opened:
+                    for item in _streamed(opened, file, left):
+                        if isinstance(item, Problem):
+                            raise DataError([item])
+                        yield item
+            except (OSError, EOFError, zlib.error) as error:
+                raise _unreadable(error, file) from None
 
 
-class _explained:  # noqa: N801 (used as a function; a generator of contextlib would take over StopIteration)
-    """Tells what cannot be read of a file that is read as rows are needed."""
+def _read(file: SourceFile) -> tuple[list[Row], str]:
+    if _kind(file.path) not in _KINDS:
+        raise DataError([_unknown(file)])
+    try:
+        stored = file.path.read_bytes()
+        content = gzip.decompress(stored) if _is_zipped(file.path) and stored else stored
+    except (OSError, EOFError, zlib.error) as error:
+        raise _unreadable(error, file) from None
+    if not stored:
+        raise DataError("the file is empty", where=str(file.path.absolute()))
+    rows = _whole(content, file)
+    if not rows:
+        raise DataError("the file has no rows", where=str(file.path.absolute()))
+    return rows, hashlib.sha256(stored).hexdigest()
 
-    def __init__(self, file: SourceFile) -> None:
-        self.file = file
 
-    def __enter__(self) -> None:
-        pass
+def _whole(content: bytes, file: SourceFile) -> list[Row]:
+    """Return the rows of a file's bytes; of what is wrong with lines, the first ten are told."""
+    kind, nothing = _kind(file.path), iter(range(0))
+    if kind == _WHOLE:
+        return read_json(decode(content, file.name), file.name)
+    if kind in _OF_COLUMNS:
+        return list(_OF_COLUMNS[kind](io.BytesIO(content), file.name, nothing))
+    rows: list[Row] = []
+    complaints = Complaints(file.name)
+    lines = io.StringIO(decode(content, file.name), newline="\n")
+    for item in _OF_LINES[kind](lines, file.name, nothing):
+        if isinstance(item, Problem):
+            complaints.note(item)
+        else:
+            rows.append(item)
+    complaints.raise_if_any()
+    return rows
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, OSError | EOFError | zlib.error):
-            raise _unreadable(error, self.file) from None
+
+def _streamed(opened: BinaryIO, file: SourceFile, skip: Iterator[int]) -> Iterator[Row | Problem]:
+    kind = _kind(file.path)
+    if kind in _OF_COLUMNS:
+        return _OF_COLUMNS[kind](opened, file.name, skip)
+    return _OF_LINES[kind](decoded_lines(opened, file.name), file.name, skip)
+
+
+def _opened(path: Path) -> BinaryIO:
+    return cast("BinaryIO", gzip.open(path)) if _is_zipped(path) else path.open("rb")
+
+
+def _not_streamed(file: SourceFile) -> Problem | None:
+    """Return what keeps a file from being read a row at a time."""
+    kind = _kind(file.path)
+    if kind not in _KINDS:
+        return _unknown(file)
+    if kind == _WHOLE:
+        hint = "Write one object a line, in a file called .jsonl."
+        return Problem(what="a JSON list is read whole, not streamed", where=file.name, hint=hint)
+    if kind in _OF_COLUMNS and _is_zipped(file.path):
+        hint = f"Unpack it: {kind} files are compressed inside."
+        return Problem(what=f"a gzipped {kind} file is read whole, not streamed", where=file.name, hint=hint)
+    return None
+
+
+def _ends(file: SourceFile) -> str:
+    """Return the digest of a file's size, its time of change, its first and its last MiB."""
+    try:
+        with file.path.open("rb") as opened:
+            about = file.path.stat()
+            ends = opened.read(_END)
+            opened.seek(max(0, about.st_size - _END))
+            ends += opened.read(_END)
+    except OSError as error:
+        raise _unreadable(error, file) from None
+    return hashlib.sha256(f"{about.st_size} {about.st_mtime_ns} ".encode() + ends).hexdigest()
+
+
+def _is_zipped(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
+
+
+def _kind(path: Path) -> str:
+    inner = path.with_suffix("") if _is_zipped(path) else path
+    return inner.suffix.lower()
+
+
+def _unknown(file: SourceFile) -> Problem:
+    what = f"no reader for files called {file.path.suffix or file.path.name!r}"
+    return Problem(what=what, where=file.name, hint=f"Known are {listed(_KINDS)}, each also with .gz.")
+
+
+def _unreadable(error: BaseException, file: SourceFile) -> DataError:
+    if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
+        reason = error.strerror or str(error)
+        return DataError(f"the file cannot be read: {reason}", where=str(file.path.absolute()))
+    hint = "Was the file cut short?" if isinstance(error, EOFError) else None
+    return DataError(f"broken gzip file: {str(error)[:1].lower()}{str(error)[1:]}", where=file.name, hint=hint)

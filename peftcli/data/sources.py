@@ -1,13 +1,16 @@
-"""What a recipe says about files -> the files: paths, globs, lists and the demo sets."""
+"""What a recipe says about files -> the files: paths, globs, folders, lists, the demo sets and those of a hub."""
 
 from __future__ import annotations
 
 import re
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from peftcli.data.complaints import did_you_mean, listed, raise_all
+from peftcli.data.hub import hub_files, is_hub_name
+from peftcli.data.saved import is_saved, saved_files
 from peftcli.errors import DataError, Problem
 
 DEMO = "demo:"
@@ -15,21 +18,43 @@ _DEMO_FOLDER = Path(__file__).parent / "demo"
 _GLOB = re.compile(r"[*?\[]")
 
 
-def find_files(sources: str | Sequence[str]) -> list[Path]:
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file with rows.
+
+    Attributes:
+        path: Where it lies.
+        name: What it is called in complaints.
+        label: What it is called in reports.
+    """
+
+    path: Path
+    name: str
+    label: str
+
+
+def find_files(sources: str | Sequence[str], split: str = "train", revision: str | None = None) -> list[SourceFile]:
     """Return the files that ``sources`` names: in the order of a list, the matches of a glob sorted.
+
+    Args:
+        sources: A path, a glob, a folder that the datasets library saved, ``demo:NAME``, the name of a data set of a
+            hub (``org/name``, ``org/name:config``, each also with ``#split``), or a list of them.
+        split: Which split, where a source has several and does not say itself.
+        revision: Of the data sets of a hub.
 
     Raises:
         DataError: A source names no regular file, or two name the same one.
     """
-    files: list[Path] = []
+    files: list[SourceFile] = []
     problems: list[Problem] = []
     for source in [sources] if isinstance(sources, str) else sources:
         try:
-            found = _find(source)
+            found = _find(source, split, revision)
         except DataError as error:
             problems.extend(error.problems)
             continue
-        problems += [Problem(what="the file is named twice", where=str(file)) for file in found if file in files]
+        known = {file.path for file in files}
+        problems += [Problem(what="the file is named twice", where=file.label) for file in found if file.path in known]
         files.extend(found)
     raise_all(problems or ([] if files else [Problem(what="the list of data files is empty")]))
     return files
@@ -55,15 +80,34 @@ def demo_file(source: str, split: str) -> str:
     return str(file)
 
 
-def _find(source: str) -> list[Path]:
+def _find(source: str, split: str, revision: str | None) -> list[SourceFile]:
     try:
-        path = Path(demo_file(source, "train")).expanduser()
+        path = Path(demo_file(source, split)).expanduser()
     except RuntimeError:
         raise DataError("no such home directory", where=source) from None
-    if _GLOB.search(source) and not path.exists():
-        return _matches(path)
+    exists = _exists(path)
+    if is_hub_name(source) and not exists:
+        return [SourceFile(file, name, label) for file, name, label in hub_files(source, split, revision)]
+    if _GLOB.search(source) and not exists:
+        return [_plain(file) for file in _matches(path)]
+    if exists and is_saved(path):
+        return [_plain(file) for file in saved_files(path, split)]
     _check(path)
-    return [path]
+    return [_plain(path)]
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _plain(path: Path) -> SourceFile:
+    """Return a file called as short as it can be: from the working directory, where it lies inside."""
+    absolute = path.absolute()
+    inside = absolute.is_relative_to(Path.cwd())
+    return SourceFile(path, str(absolute.relative_to(Path.cwd()) if inside else absolute), str(path))
 
 
 def _matches(pattern: Path) -> list[Path]:
@@ -103,6 +147,4 @@ def _nearby(path: Path) -> str:
         neighbours = []
     if suggestion := did_you_mean(path.name, neighbours):
         return suggestion.strip()
-    if not path.suffix:
-        return "Data is read from files: download a data set of a hub first, and name its files."
     return f"The working directory is {Path.cwd()}."

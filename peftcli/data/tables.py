@@ -16,11 +16,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """A file that was read: its path, the sha256 of its bytes as stored, and how many rows it gave."""
+    """A file that was read: its path, the sha256 of its bytes as stored, and how many rows it gave.
+
+    Of a file that is streamed, the sha256 is that of its size, time of change and both ends, and no rows are counted.
+    """
 
     path: str
     sha256: str
-    rows: int
+    rows: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from peftcli.data.known import completed
 from peftcli.delta.registry import read_methods, settings_of
 from peftcli.recipe.read import read_method, read_recipe
 from peftcli.recipe.recipe import Recipe
@@ -17,7 +18,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: With every mistake at once.
     """
-    return read_recipe(path, overrides, read_methods, settings_of)
+    return completed(read_recipe(path, overrides, read_methods, settings_of))
 
 
 def method_of(name: str, overrides: Sequence[str]) -> tuple[Settings, ...]:

@@ -2,14 +2,19 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from peftcli.recipe.settings import IsPath, Settings
 
 VERSION = 1
 SHARE_FORM = r"^\s*\d+(\.\d+)?\s*%$"
+HUB_FORM = (
+    r"(?P<id>([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*|[A-Za-z0-9][\w-]*))(:(?P<config>[\w.-]+))?(#(?P<split>[\w.-]+))?"
+)
+_FILE_FORM = r"\.(jsonl|json|csv|tsv|parquet|arrow)(\.gz)?$"
 NAME_FORM = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -24,8 +29,18 @@ def _is_folder(text: str, folder: Path) -> bool:
         return False
 
 
-def _is_no_share(text: str, _: Path) -> bool:
-    return not re.match(SHARE_FORM, text)
+def _is_file(text: str, folder: Path) -> bool:
+    """Return whether a text names files, and not a data set of a hub; what is there wins."""
+    if re.search(_FILE_FORM, text, re.IGNORECASE) or not re.fullmatch(HUB_FORM, text):
+        return True
+    try:
+        return (folder / text).exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _is_no_share(text: str, folder: Path) -> bool:
+    return not re.match(SHARE_FORM, text) and _is_file(text, folder)
 
 
 def _is_module(text: str, _: Path) -> bool:
@@ -48,14 +63,17 @@ class BaseSection(Settings):
 class DataSection(Settings):
     """What is learned: a task, its rows, and which columns hold what."""
 
-    task: Literal["classification", "causal-lm"]
-    """classification (one text or a pair) or causal-lm (prompt and completion; the loss is on the completion)."""
-    train: Annotated[str | list[str], IsPath()]
-    """A path, a glob, a list of them, or demo:intents; jsonl, json, csv, tsv, parquet, each also gzipped."""
+    task: Literal["classification", "causal-lm", "seq2seq"]
+    """classification (one text or a pair), causal-lm (prompt and completion; the loss is on the completion) or seq2seq
+    (input and target, for an encoder-decoder)."""
+    train: Annotated[str | list[str], IsPath(_is_file)]
+    """A path, a glob, demo:intents, org/name:config#split of a hub, a known name (glue/sst2, squad), or a list."""
     validation: Annotated[str | list[str] | None, IsPath(_is_no_share)] = None
     """Like train, or a share of the training rows such as 10%."""
-    test: Annotated[str | list[str] | None, IsPath()] = None
+    test: Annotated[str | list[str] | None, IsPath(_is_file)] = None
     """Like train."""
+    revision: str | None = None
+    """Branch, tag or commit of the hub's data sets."""
     columns: dict[str, str] = {}
     """What the task calls a column -> what the file calls it: text, text_pair, label; prompt, completion."""
     labels: list[str] | None = None
@@ -64,8 +82,12 @@ class DataSection(Settings):
     """Longest input in tokens; default: what the model allows, at most 512."""
     limit: PositiveInt | None = None
     """Use this many training rows, drawn with the seed."""
+    shots: PositiveInt | None = None
+    """Use this many training rows of each class, drawn with the seed."""
     limit_validation: PositiveInt | None = None
     """Use this many validation rows, drawn with the seed."""
+    source_prefix: str = ""
+    """seq2seq: what stands before every input, such as 'summarize: '."""
     forbid_overlap: bool = False
     """Refuse data whose validation or test rows also stand in train; otherwise they are counted and reported."""
 
@@ -105,6 +127,51 @@ class TrainingSection(Settings):
     """Steps between checkpoints for resuming; default: at every evaluation, and when the run is asked to stop."""
 
 
+class GenerationSection(Settings):
+    """How texts are written, where a metric or `peft predict` asks for them."""
+
+    max_new_tokens: PositiveInt = 64
+    """Most tokens of one text; fewer where the base model has no positions left."""
+    num_beams: PositiveInt = 1
+    """1 takes the likeliest token at each step; more keep as many beginnings and take the likeliest whole."""
+    length_penalty: float = 1.0
+    """Of beam search: a text's log-likelihood is divided by its length to this power."""
+    sample: bool = False
+    """Draw every token instead; the draws depend on the recipe's seed and the row alone."""
+    temperature: PositiveFloat = 1.0
+    """Of sampling: below 1 prefers likely tokens."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Of sampling: draw from the likeliest tokens that together have this probability."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Of sampling: draw from this many of the likeliest tokens; 0 from all."""
+    stop: list[Annotated[str, Field(min_length=1)]] = []
+    """Texts that end a generated one where they first occur; they are no part of it."""
+    batch_size: PositiveInt = 16
+    """Texts that are written at once."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        """Refuse settings of a way of writing that was not chosen: they would do nothing."""
+        beams, draws = self.num_beams > 1, self.sample
+        drawing = [name for name in ("temperature", "top_p", "top_k") if getattr(self, name) != _default(self, name)]
+        if beams and draws:
+            raise _two_ways("evaluation.generation has both num_beams and sample", "Leave one of them out.")
+        if drawing and not draws:
+            raise _two_ways(f"evaluation.generation.{drawing[0]} means nothing without sample", "Write sample: true.")
+        if self.length_penalty != 1 and not beams:
+            what = "evaluation.generation.length_penalty means nothing without beams"
+            raise _two_ways(what, "Write num_beams: 4, for instance.")
+        return self
+
+
+def _default(settings: Settings, name: str) -> object:
+    return type(settings).model_fields[name].get_default()
+
+
+def _two_ways(what: str, hint: str) -> PydanticCustomError:
+    return PydanticCustomError("generation", "{what}", {"what": what, "hint": hint})
+
+
 class EvaluationSection(Settings):
     """When the delta is measured, by what, and which checkpoint is kept."""
 
@@ -118,6 +185,8 @@ class EvaluationSection(Settings):
     """Examples per forward pass."""
     base: bool = True
     """Whether the un-tuned base is measured too."""
+    generation: GenerationSection = GenerationSection()
+    """How texts are written where a metric needs them."""
 
 
 class Recipe(Settings):

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 
 from peftcli.data.batches import VirtualTokens, evaluation_batches
+from peftcli.data.tasks.generating import Generating
+from peftcli.training.generation import Writer, written
 from peftcli.training.modes import evaluating
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from peftcli.data.tasks.task import Outcome, Task
 
 Precision = Literal["float32", "bfloat16", "float16"]
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,7 @@ class EvaluationSettings:
         virtual: Ids beyond the vocabulary that every row gets; None for a base that has no vectors for them.
         precision: What is computed in.
         accelerator: Where, and over how many processes.
+        writer: How texts are written, where a metric needs them.
     """
 
     batch_size: int
@@ -39,6 +43,7 @@ class EvaluationSettings:
     accelerator: Accelerator
     virtual: VirtualTokens | None = None
     precision: Precision = "float32"
+    writer: Writer | None = None
 
 
 def evaluate(
@@ -79,16 +84,30 @@ def evaluate(
             on_device = {k: t.to(accelerator.device, non_blocking=True) for k, t in batch.items()}
             found += zip(indices, task.outcomes(network, on_device), strict=True)
     outcomes = _of_all(found, accelerator)
+    if isinstance(task, Generating) and task.asks_for_texts(metrics):
+        texts = write(network, task, examples, settings)
+        outcomes = [outcome | text for outcome, text in zip(outcomes, texts, strict=True)]
     return {**task.metrics(outcomes, metrics), "n": len(examples)}, outcomes
 
 
-def _of_all(found: list[tuple[int, Outcome]], accelerator: Accelerator) -> list[Outcome]:
-    """Return the outcomes that all processes found, in the order of the examples."""
+def write(network: nn.Module, task: Generating, examples: Examples, settings: EvaluationSettings) -> list[Outcome]:
+    """Return for every example the ``text`` that the network answers with, and its ``references``.
+
+    All processes of a run call this together, and all get the whole result.
+    """
+    with evaluating(network), torch.inference_mode(), autocast(settings.accelerator.device, settings.precision):
+        found = list(written(network, task, examples, settings))
+    texts = _of_all(found, settings.accelerator)
+    return [{"text": text, "references": list(e.references)} for text, e in zip(texts, examples, strict=True)]
+
+
+def _of_all(found: list[tuple[int, Found]], accelerator: Accelerator) -> list[Found]:
+    """Return what all processes found, in the order of the examples."""
     if accelerator.num_processes > 1:
         from accelerate.utils import gather_object
 
         found = gather_object(found)
-    return [outcome for _, outcome in sorted(found, key=itemgetter(0))]
+    return [one for _, one in sorted(found, key=itemgetter(0))]
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

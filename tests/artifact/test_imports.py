@@ -391,5 +391,8 @@ def test_an_alpha_that_is_none_is_refused(tmp_path):
     with pytest.raises(ArtifactError, match="lora_alpha is 0"):
         imported(
             *(tmp_path / "theirs.bin", adapted.base, tmp_path / "out"),
-            task=task, labels=LABELS, allow_pickle=True, alpha=0.0,
+            task=task,
+            labels=LABELS,
+            allow_pickle=True,
+            alpha=0.0,
         )

@@ -71,7 +71,7 @@ BAD = [
     Bad("half.jsonl.gz", gzip.compress(GOOD * 50)[:-12], "", "broken gzip", "cut short"),
     Bad("zipped.jsonl.gz", gzip.compress(GOOD + b"{\n"), ":2:2", "broken JSON"),
     Bad("text.parquet", GOOD, "", "not a readable parquet file"),
-    Bad("rows.xlsx", GOOD, "", "no reader for files called '.xlsx'", ".jsonl, .json, .csv, .tsv, .parquet"),
+    Bad("rows.xlsx", GOOD, "", "no reader for files called '.xlsx'", ".jsonl, .json, .csv, .tsv, .parquet, .arrow"),
 ]
 
 
@@ -148,11 +148,6 @@ def test_a_missing_file_is_suggested_from_its_neighbours(tmp_path: Path):
     (tmp_path / "train.jsonl").write_bytes(GOOD)
     with pytest.raises(DataError, match=r"Did you mean 'train\.jsonl'"):
         read_rows(str(tmp_path / "trian.jsonl"))
-
-
-def test_the_name_of_a_hub_data_set_is_no_file():
-    with pytest.raises(DataError, match="download a data set of a hub first"):
-        read_rows("stanfordnlp/sst2")
 
 
 def test_a_pattern_without_a_match_is_refused(tmp_path: Path):

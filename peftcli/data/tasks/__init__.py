@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftcli.data.tasks.causal_lm import CausalLm
 from peftcli.data.tasks.classification import Classification
+from peftcli.data.tasks.seq2seq import Seq2Seq
 from peftcli.data.tasks.task import Task
 from peftcli.errors import ArtifactError, Problem, RecipeError
 
@@ -14,9 +15,18 @@ if TYPE_CHECKING:
     from peftcli.data.tables import Table
     from peftcli.recipe.recipe import DataSection
 
-__all__ = ["CausalLm", "Classification", "Task", "make_task", "model_class", "network_of", "task_from_manifest"]
+__all__ = [
+    "CausalLm",
+    "Classification",
+    "Seq2Seq",
+    "Task",
+    "make_task",
+    "model_class",
+    "network_of",
+    "task_from_manifest",
+]
 
-_TASKS: dict[str, type[Task]] = {task.name: task for task in (Classification, CausalLm)}
+_TASKS: dict[str, type[Task]] = {task.name: task for task in (Classification, CausalLm, Seq2Seq)}
 
 
 def make_task(section: DataSection, train: Table) -> Task:

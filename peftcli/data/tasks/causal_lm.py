@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from peftcli.data.complaints import lines, raise_all
@@ -11,7 +11,7 @@ from peftcli.data.examples import IGNORED, Example, Examples, check_ids, pad_exa
 from peftcli.data.tasks.columns import absent, check_roles, require, text_problems
 from peftcli.data.tasks.generating import Generating
 from peftcli.data.tasks.labelled_logits import labelled_logits
-from peftcli.data.tasks.task import Outcome, normalised
+from peftcli.data.tasks.task import normalised
 from peftcli.errors import DataError, Problem
 
 if TYPE_CHECKING:
@@ -41,25 +41,28 @@ class CausalLm(Generating):
     name: ClassVar[str] = "causal-lm"
     model_class: ClassVar[str] = "AutoModelForCausalLM"
     inputs: ClassVar[tuple[str, ...]] = ("prompt",)
+    answer: ClassVar[str] = "completion"
 
     @classmethod
     def from_section(cls, section: DataSection, train: Table) -> Self:
         """Return the task of a recipe."""
-        check_roles(section.columns, ("prompt", "completion"))
+        check_roles(section.columns, ("prompt", "completion", "references"))
         present = train.columns()
         pair = ("input", "target") if "completion" not in present and "target" in present else ("prompt", "completion")
         prompt = {"prompt": pair[0]} if pair[0] in present else {}
         names = {**prompt, "completion": pair[1], **section.columns}
-        require(train, names)
-        return cls(column_names=names, max_length=section.max_length)
+        task = cls(column_names=names, max_length=section.max_length)
+        require(train, task.text_columns)
+        return task
 
     def problems(self, table: Table) -> list[Problem]:
         """Return what is wrong with the columns and texts of ``table``; a prompt may be blank."""
-        if missing := absent(table, self.column_names):
+        if missing := absent(table, self.text_columns):
             return missing
         prompt = self.column_names.get("prompt")
         prompts = text_problems(table, prompt, blank=True) if prompt else []
-        return [*prompts, *text_problems(table, self.column_names["completion"])]
+        completions = text_problems(table, self.column_names["completion"])
+        return [*prompts, *completions, *self.reference_problems(table)]
 
     def key(self, row: Row) -> str:
         """Return the normalised prompt, or the completion of a row without one."""
@@ -89,7 +92,7 @@ class CausalLm(Generating):
                 if example is None:
                     dropped.append(row.where)
                 else:
-                    examples.append(example)
+                    examples.append(replace(example, references=self.references(row)))
         _check_dropped(dropped, len(table), max_length)
         check_ids(examples, vocabulary)
         return Examples(examples, self._counts(examples, len(table), truncated))
@@ -114,12 +117,6 @@ class CausalLm(Generating):
         logits = labelled_logits(network, inputs, batch["positions"])
         targets = batch["labels"].flatten()[batch["positions"] + 1]
         return functional.cross_entropy(logits.float(), targets, reduction="none")
-
-    def describe(self, row: Row, outcome: Outcome) -> dict[str, Any]:
-        """Return the row's texts, its loss per token and its tokens."""
-        texts = {role: row.values[name] for role, name in self.column_names.items()}
-        tokens = outcome["tokens"]
-        return {"where": row.where, **texts, "loss": outcome["loss"] / tokens, "tokens": tokens}
 
     def _counts(self, examples: Sequence[Example], rows: int, truncated: int) -> dict[str, int]:
         return {

@@ -77,9 +77,21 @@ class Generating(Task):
         """Return the generated texts, and the references of each."""
         return [outcome["text"] for outcome in outcomes], [outcome["references"] for outcome in outcomes]
 
+    @property
+    def text_columns(self) -> dict[str, str]:
+        """What the task calls those columns that every row has -> what the files call them."""
+        return {role: name for role, name in self.column_names.items() if role != "references"}
+
     def asks_for_texts(self, names: Sequence[str] | None) -> bool:
         """Return whether metrics need the texts that the network generates, as those of the user's own do."""
         return any(name in self.text_metrics or is_module(name) for name in names or ())
+
+    def describe(self, row: Row, outcome: Outcome) -> dict[str, Any]:
+        """Return the row's texts, its loss per token, its tokens, and what was written for it."""
+        texts = {role: row.values[name] for role, name in self.text_columns.items()}
+        told = {"prediction": outcome["text"], "references": outcome["references"]} if "text" in outcome else {}
+        tokens = outcome["tokens"]
+        return {"where": row.where, **texts, **told, "loss": outcome["loss"] / tokens, "tokens": tokens}
 
     def references(self, row: Row) -> tuple[str, ...]:
         """Return the texts that ``row`` allows as an answer: its ``references``, or else its only answer."""
@@ -93,7 +105,7 @@ class Generating(Task):
         bad = [row for row in table.rows if not _texts(row.values.get(name))]
         if not bad:
             return []
-        what = f"column {name!r} is {_shown(bad[0].values[name])}, not a list of texts, in {lines([r.where for r in bad])}"
+        what = f"column {name!r} is {_shown(bad[0].values[name])}, not texts, in {lines([row.where for row in bad])}"
         return [Problem(what=what, where=bad[0].where, hint="Write a list of at least one text, or leave it out.")]
 
     def prompted(self, example: Example) -> Example:

@@ -10,9 +10,10 @@ if TYPE_CHECKING:
 
 
 def labelled_logits(network: nn.Module, inputs: Mapping[str, Tensor], positions: Tensor) -> Tensor:
-    """Return the logits at ``positions`` of the flattened (batch, tokens) rectangle; in an encoder-decoder, the decoder's.
+    """Return the logits at ``positions`` of the flattened (batch, tokens) rectangle.
 
     The head sees only those hidden states: in a large vocabulary the logits of the rest cost more than the layers.
+    In an encoder-decoder the tokens are the decoder's.
 
     Args:
         network: A language model, or a data-parallel wrapper with it as ``module``.

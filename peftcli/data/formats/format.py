@@ -1,0 +1,117 @@
+"""What a format is: which columns it reads, and how a row of them becomes text of which a part is learned."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from peftcli.data.tables import Row, Table
+    from peftcli.errors import Problem
+
+TrainOn = Literal["completion", "last", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of text that is learned as a whole or not at all.
+
+    Attributes:
+        text: May be empty.
+        supervised: Whether the loss is computed on its tokens.
+        loses: Which end of it goes where the row is too long.
+    """
+
+    text: str
+    supervised: bool
+    loses: Literal["", "start", "end"] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """A row as text.
+
+    Attributes:
+        segments: In order; together they are the whole text.
+        closed: Whether the text itself says that it is over, so that no end-of-text token has to.
+    """
+
+    segments: tuple[Segment, ...]
+    closed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format(ABC):
+    """A format whose columns are found.
+
+    Attributes:
+        alternatives: What its columns are called where the recipe does not say, the likeliest first.
+        required: The columns that every row needs; the others are optional.
+        texts: The columns whose values are text.
+        blank: Those of them that may be blank.
+        answer: What its rows teach, in words.
+        templated: Whether a chat template writes the special tokens, rather than the tokenizer.
+        columns: What the format calls a column -> what the files call it.
+        train_on: Which part of a row is learned.
+        chat_template: What replaces the tokenizer's own template.
+    """
+
+    alternatives: ClassVar[tuple[Mapping[str, str], ...]]
+    required: ClassVar[tuple[str, ...]]
+    texts: ClassVar[tuple[str, ...]]
+    blank: ClassVar[tuple[str, ...]] = ()
+    answer: ClassVar[str] = "the completion"
+    templated: ClassVar[bool] = False
+
+    columns: Mapping[str, str]
+    train_on: TrainOn = "completion"
+    chat_template: str | None = None
+
+    @classmethod
+    def roles(cls) -> tuple[str, ...]:
+        """Return what the format calls its columns."""
+        return tuple(cls.alternatives[0])
+
+    @classmethod
+    def fits(cls, present: Sequence[str]) -> bool:
+        """Return whether files with the columns ``present`` are of this format."""
+        return any(_complete(cls, names, present) for names in cls.alternatives)
+
+    @classmethod
+    def names(cls, present: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
+        """Return what its columns are called in files with the columns ``present``; ``given`` is what a recipe says."""
+        found = next((n for n in cls.alternatives if _complete(cls, n, present)), cls.alternatives[0])
+        return {**{r: n for r, n in found.items() if n in present or r in cls.required}, **given}
+
+    def problems(self, table: Table) -> list[Problem]:
+        """Return what is wrong with the rows beside texts that are none."""
+        del table
+        return []
+
+    @abstractmethod
+    def question(self, row: Row) -> Sequence[Any]:
+        """Return what makes two rows the same question."""
+
+    @abstractmethod
+    def renderings(self, row: Row, reader: Any) -> Iterator[Rendering]:  # noqa: ANN401  # a tokenizer
+        """Yield the row as text, and then shorter forms of it for where that is too long.
+
+        Raises:
+            DataError: A template cannot render the row, or not so that its learned parts can be told.
+        """
+
+    def text(self, row: Row, role: str) -> str:
+        """Return the text of a column, empty where the files have none."""
+        value = row.values.get(self.columns[role]) if role in self.columns else None
+        return value if isinstance(value, str) else ""
+
+    @property
+    def on_all(self) -> bool:
+        """Whether everything is learned, prompts too."""
+        return self.train_on == "all"
+
+
+def _complete(cls: type[Format], names: Mapping[str, str], present: Sequence[str]) -> bool:
+    return all(names[role] in present for role in cls.required)

@@ -1,0 +1,28 @@
+"""Text, all of which is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from peftcli.data.formats.format import Format, Rendering, Segment
+
+if TYPE_CHECKING:
+    from peftcli.data.tables import Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainText(Format):
+    """``text``; what is too long loses its end, and then nothing says that it is over."""
+
+    alternatives: ClassVar[tuple[Mapping[str, str], ...]] = ({"text": "text"},)
+    required: ClassVar[tuple[str, ...]] = ("text",)
+    texts: ClassVar[tuple[str, ...]] = ("text",)
+    answer: ClassVar[str] = "the text"
+
+    def question(self, row: Row) -> Sequence[Any]:
+        return [self.text(row, "text")]
+
+    def renderings(self, row: Row, reader: Any) -> Iterator[Rendering]:  # noqa: ANN401
+        yield Rendering((Segment(self.text(row, "text"), supervised=True, loses="end"),))

@@ -73,7 +73,7 @@ class InOrder:
 
 def load(options: argparse.Namespace, folder: Path) -> tuple[Prepared, Batches]:
     """Return the base model and the batches as peftcli makes them."""
-    from peftcli.data.batches import Batches
+    from peftcli.data.batches import Batches, Share
     from peftcli.data.datasets import load_data
     from peftcli.pipeline.adapting import prepare
     from peftcli.pipeline.reading import read
@@ -81,15 +81,8 @@ def load(options: argparse.Namespace, folder: Path) -> tuple[Prepared, Batches]:
     plan = read(recipe(options, folder))
     splits = load_data(plan.data, plan.seed)
     prepared = prepare(plan.base, splits.task, (), seed=plan.seed)
-    batches = Batches(
-        examples=prepared.encode(splits.train),
-        task=prepared.task,
-        batch_size=SETTINGS["batch"],
-        micro_batch_size=SETTINGS["batch"],
-        seed=plan.seed,
-        pad=prepared.pad,
-    )
-    return prepared, batches
+    share = Share(task=prepared.task, micro_batch_size=SETTINGS["batch"], pad=prepared.pad)
+    return prepared, Batches(prepared.encode(splits.train), share, batch_size=SETTINGS["batch"], seed=plan.seed)
 
 
 def arguments(options: argparse.Namespace, folder: Path) -> Any:  # noqa: ANN401  # TrainingArguments

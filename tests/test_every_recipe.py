@@ -19,6 +19,7 @@ from peftcli.recipe.schema import schema
 FOLDER = Path(__file__).parents[1] / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
 FAMILIES = {"classification": ("bert", "classification"), "causal-lm": ("llama", "causal-lm")}
+PROCESSOR = {"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}}
 WORDS = ["the", "book", "card", "room", "is", "lost", "open", "late", "new", "my", "when", "where"]
 
 

@@ -114,7 +114,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "falcon_new": {"model_type": "falcon", **_FALCON, "new_decoder_architecture": True, "num_kv_heads": 2},
     "falcon_mha": {"model_type": "falcon", **_FALCON, "multi_query": False, "parallel_attn": False, "bias": True},
     "t5": {"model_type": "t5", **_T5},
-    "t5_v1_1": {"model_type": "t5", **_T5, "feed_forward_proj": "gated-gelu"},
+    "t5_v1_1": {"model_type": "t5", **_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     "bart": {
         "model_type": "bart",
         "vocab_size": VOCABULARY,
@@ -158,7 +158,10 @@ DECODERS = tuple(
     if name not in VISION
     and config["model_type"] not in ("bert", "roberta", "electra", "deberta-v2", "distilbert", "t5", "bart")
 )
+ENCODER_DECODERS = ("t5", "t5_v1_1", "bart")
 CLASSIFIERS = tuple(name for name in FAMILIES if name not in VISION)
+# transformers has no class that labels tokens with these.
+TAGGERS = tuple(name for name in CLASSIFIERS if name not in (*ENCODER_DECODERS, "opt", "gemma3_text"))
 
 
 def tiny_config(family: str) -> dict[str, Any]:
@@ -172,7 +175,10 @@ def tasks(family: str) -> tuple[str | None, ...]:
         return ("classification",)
     if family == "clip_vision_model":
         return (None,)
-    return (None, "classification", "causal-lm") if family in DECODERS else (None, "classification")
+    if family in ENCODER_DECODERS:
+        return (None, "seq2seq", "classification")
+    per_token = ("token-classification",) if family in TAGGERS else ()
+    return (None, *per_token, "classification", *(("causal-lm",) if family in DECODERS else ()))
 
 
 def tiny_network(family: str, task: str | None = None, *, labels: int = LABELS, seed: int = 0) -> PreTrainedModel:
@@ -181,12 +187,15 @@ def tiny_network(family: str, task: str | None = None, *, labels: int = LABELS, 
     from transformers import AutoConfig
 
     settings = tiny_config(family)
-    if task == "classification":
+    if task in ("classification", "token-classification"):
         settings["num_labels"] = labels
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     with _quiet():
         torch.manual_seed(seed)
         network = _network_class(family, task)._from_config(config)
+    if task == "seq2seq" and not FAMILIES[family].get("tie_word_embeddings", True):
+        # transformers ties the head of every T5 that it makes; those of version 1.1 have one of their own.
+        network.lm_head.weight = torch.nn.Parameter(network.lm_head.weight.detach().clone())
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape))
@@ -241,7 +250,9 @@ def _network_class(family: str, task: str | None) -> Any:
     auto = {
         None: transformers.AutoModel,
         "classification": transformers.AutoModelForSequenceClassification,
+        "token-classification": transformers.AutoModelForTokenClassification,
         "causal-lm": transformers.AutoModelForCausalLM,
+        "seq2seq": transformers.AutoModelForSeq2SeqLM,
     }[task]
     config = type(transformers.AutoConfig.for_model(FAMILIES[family]["model_type"]))
     return auto._model_mapping[config]

@@ -67,16 +67,55 @@ def make_plan(
     delta = attached(artifact, base.config(), delta_file)
     folds = _folds(delta)
     trained = _trained(delta, delta_file)
-    names = _network_names(delta.base, base.tensors)
-    target = NAMES[getattr(torch, dtype)] if dtype else None
-    main = target or _main_dtype(base)
-    heads = delta.base.head if staying is None else frozenset()
+    heads = delta.base.head if staying is None else frozenset[str]()
     if staying is not None:
         trained = {n: t for n, t in trained.items() if n not in delta.base.head}
         _refuse_trained_elsewhere(folds, {delta.base.name(address): address for address in staying})
     untied = _untied_head(delta, folds)
-    written = _written_names(delta.base.anatomy, [n for n in base.tensors if n in names]) if heads or untied else {}
+    target = NAMES[getattr(torch, dtype)] if dtype else None
+    main = target or _main_dtype(base)
+    changes = _Changes(delta.base.anatomy, _network_names(delta.base, base.tensors), heads, trained, folds, untied)
+    outputs, dropped, seen = _planned(base, changes, target)
+    for name in sorted(heads):
+        spec = TensorSpec(_full_name(delta.base, name), main, trained[name].entry.shape)
+        outputs.append(_output(spec, None, trained[name], ()))
+    _check_complete(delta.base, seen | delta.base.head, {*trained, *folds})
+    order = {spec: i for i, spec in enumerate(arranged([o.spec for o in outputs]))}
+    ordered = tuple(sorted(outputs, key=lambda o: order[o.spec]))
+    return Plan(outputs=ordered, dtype=main, dropped=tuple(sorted({*dropped} - {untied})), untied=untied is not None)
 
+
+@dataclass(frozen=True)
+class _Changes:
+    """What becomes of the base model's tensors.
+
+    Attributes:
+        names: Of the stored tensors in the network.
+        heads: The parameters of a head that replaces the base's own.
+        trained: Parameters that the delta holds whole.
+        folds: The blocks that change a parameter, and what each of them calls it.
+        untied: The name of a head that must be written apart from the embeddings.
+    """
+
+    anatomy: Anatomy
+    names: Mapping[str, str]
+    heads: Collection[str]
+    trained: Mapping[str, StoredTensor]
+    folds: Mapping[str, Sequence[tuple[Block, str]]]
+    untied: str | None
+
+
+def _planned(base: BaseFolder, changes: _Changes, target: str | None) -> tuple[list[Output], list[str], set[str]]:
+    """Return what the base's tensors become, those that are left out, and the parameters that were found."""
+    names, heads, folds, trained, untied = (
+        changes.names,
+        changes.heads,
+        changes.folds,
+        changes.trained,
+        changes.untied,
+    )
+    stored_names = [n for n in base.tensors if n in names]
+    written = _written_names(changes.anatomy, stored_names) if heads or untied else {}
     outputs, dropped, seen = [], [], set[str]()
     # Of a tied tensor that is stored twice, the copy under the network's own name comes first.
     for name in sorted(base.tensors, key=lambda n: not n.endswith(names.get(n, n))):
@@ -89,19 +128,12 @@ def make_plan(
             continue
         seen |= {known} if known else set()
         kind = target if target and _is_float(stored.entry.dtype) else stored.entry.dtype
-        spec = TensorSpec(written.get(name, name), kind, stored.entry.shape)
-        changes = folds.get(known or "", ())
-        outputs.append(_output(spec, stored, trained.get(known or ""), changes))
-        if untied and any(block.unties for block, _ in changes):
-            own = TensorSpec(untied, kind, stored.entry.shape)
-            outputs.append(_output(own, stored, trained.get(known or ""), [c for c in changes if not c[0].unties]))
-    for name in sorted(heads):
-        spec = TensorSpec(_full_name(delta.base, name), main, trained[name].entry.shape)
-        outputs.append(_output(spec, None, trained[name], ()))
-    _check_complete(delta.base, seen | delta.base.head, {*trained, *folds})
-    order = {spec: i for i, spec in enumerate(arranged([o.spec for o in outputs]))}
-    ordered = tuple(sorted(outputs, key=lambda o: order[o.spec]))
-    return Plan(outputs=ordered, dtype=main, dropped=tuple(sorted({*dropped} - {untied})), untied=untied is not None)
+        own, here = trained.get(known or ""), folds.get(known or "", ())
+        outputs.append(_output(TensorSpec(written.get(name, name), kind, stored.entry.shape), stored, own, here))
+        if untied and any(block.unties for block, _ in here):
+            apart = TensorSpec(untied, kind, stored.entry.shape)
+            outputs.append(_output(apart, stored, own, [c for c in here if not c[0].unties]))
+    return outputs, dropped, seen
 
 
 def check_mergeable(artifact: Artifact) -> None:

@@ -27,6 +27,8 @@ NETWORKS = {
     "AutoModelForSeq2SeqLM": "seq2seq",
 }
 """The transformers class of a network -> what an anatomy calls the task that it is for."""
+PER_TOKEN = ("token-classification", "span-qa")
+"""The tasks whose head reads every token, so that transformers builds no pooler."""
 _GENERATING = {"decoder": "causal-lm", "encoder-decoder": "seq2seq"}
 _MOST_LAYERS = 100_000
 
@@ -92,7 +94,7 @@ class Anatomy:
         architecture = find(config)
         section = config.get(architecture.section) if architecture.section else config
         values = evaluate(section if isinstance(section, Mapping) else {}, architecture.fields)
-        values |= {"bare": task is None, "labels": labels or 0}
+        values |= {"bare": task is None, "per_token": task in PER_TOKEN, "labels": labels or 0}
         _check_task(architecture, task)
         anatomy = cls(
             architecture, values, task, labels, {s.name: number(s.layers, values) for s in architecture.stacks}

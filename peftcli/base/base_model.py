@@ -32,6 +32,7 @@ class BaseModel:
     """
 
     def __init__(self, network: nn.Module, anatomy: Anatomy, head: Iterable[str] = ()) -> None:
+        _untie_head(network, anatomy)
         network.requires_grad_(False)
         self.network = network
         self.anatomy = anatomy
@@ -201,6 +202,20 @@ def find_prefix(names: Iterable[str], anatomy: Anatomy) -> str:
         if (f"{prefix}.{first}" if prefix else first) in names:
             return prefix
     raise BaseModelError(f"the network has no {first}, as {anatomy.family} should")
+
+
+def _untie_head(network: nn.Module, anatomy: Anatomy) -> None:
+    """Give the output projection a weight of its own where the config says that it has one.
+
+    transformers makes every T5 with a tied head, and only a checkpoint's own tensor parts the two.
+    """
+    head = anatomy.architecture.lm_head
+    name = f"{head.path}.weight" if head else ""
+    missing = name not in dict(network.named_parameters())
+    if head and missing and hasattr(network, head.path) and any(t.path == OUTSIDE + name for t in anatomy.tensors):
+        module = network.get_submodule(head.path)
+        assert isinstance(module.weight, Tensor)
+        module.weight = nn.Parameter(module.weight.detach().clone())
 
 
 def _child(module: nn.Module, name: str) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,16 +59,13 @@ def load_base(  # noqa: PLR0913  # all of them by name
     anatomy = anatomy_for(given, task_class, settings.get("num_labels"))
     torch.manual_seed(seed)
     with quiet(), explained(source.label):
-        network, info = _auto_class(task_class).from_pretrained(
-            source.folder,
+        network, info = _reader(task_class, source, anatomy, quantise)(
             config=_config(source, settings),
             dtype=dtype,
-            use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            **_while_loading(anatomy, quantise),
         )
     new = _check_loaded(info, network, anatomy, new_head=new_head, label=source.label)
     outside = _outside(network, anatomy) if new_head else set()
@@ -135,12 +132,12 @@ def load_tokenizer(source: Source) -> tuple[PreTrainedTokenizerFast, int, tuple[
     return tokenizer, tokenizer.eos_token_id, (note,)
 
 
-def _while_loading(anatomy: Anatomy, form: Form) -> dict[str, Any]:
+def _reader(task_class: str, source: Source, anatomy: Anatomy, form: Form) -> Callable[..., Any]:
     if form == "none":
-        return {}
-    from peftcli.base.quantised_loading import WhileLoading  # imports what transformers quantises with
+        return functools.partial(_auto_class(task_class).from_pretrained, source.folder, use_safetensors=True)
+    from peftcli.base.quantised_loading import read_quantised  # imports what transformers quantises with
 
-    return {"quantization_config": WhileLoading(anatomy, form)}
+    return functools.partial(read_quantised, _auto_class(task_class), source.folder, anatomy, form)
 
 
 def _auto_class(name: str) -> Any:  # noqa: ANN401  # a class that transformers makes up

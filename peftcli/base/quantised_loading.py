@@ -6,8 +6,11 @@ transformers has a door for quantisers of one's own: it asks which tensors they 
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableSet
+from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.core_model_loading import ConversionOps
 from transformers.quantizers.auto import register_quantizer
@@ -17,8 +20,36 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from peftcli.base.anatomy import Anatomy
 from peftcli.base.quantise import Form, quantised_paths
 from peftcli.base.quantised_linear import quantised
+from peftcli.base.source import check_weights
 
 NAME = "peftcli"
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+
+
+def read_quantised(auto: Any, folder: Path, anatomy: Anatomy, form: Form, **settings: Any) -> Any:  # noqa: ANN401
+    """Return what ``from_pretrained`` returns, with the projections in quantised layers.
+
+    transformers maps weights into memory, where a page stays as long as any of them is in use. Read piece by piece
+    instead, a weight is gone when it is packed.
+
+    Args:
+        auto: The Auto class of the task.
+        folder: It holds the config and safetensors files.
+        anatomy: What the network is made of.
+        form: How its projections are held.
+        settings: For ``from_pretrained``: config, dtype, ...
+    """
+    slices: dict[str, Any] = {}
+    for path in check_weights(folder):
+        file = safe_open(path, framework="pt", backend="pread")
+        slices |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+    if settings["dtype"] == "auto" and settings["config"].dtype is None:
+        kinds = [kind for one in slices.values() if (kind := one.get_dtype()) in DTYPES]
+        settings["dtype"] = DTYPES[kinds[0]] if kinds else torch.float32
+    network_class = auto._model_mapping[type(settings["config"])]
+    return network_class.from_pretrained(
+        None, state_dict=slices, quantization_config=WhileLoading(anatomy, form), **settings
+    )
 
 
 class WhileLoading(QuantizationConfigMixin):  # type: ignore[misc]  # transformers is not typed

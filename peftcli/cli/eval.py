@@ -16,6 +16,7 @@ EXAMPLES = """\b
 Examples:
   peft eval runs/NAME
   peft eval runs/NAME --split test --json
+  peft eval runs/NAME --metrics loss,bleu,rougeL
   peft eval runs/NAME --data more.jsonl --predictions predictions.jsonl
   peft eval runs/NAME/delta --data more.jsonl --no-base
 """
@@ -30,6 +31,10 @@ def run(
     predictions: Annotated[
         Path | None, typer.Option("--predictions", metavar="FILE", help="Write one line of JSON for every row.")
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option("--metrics", metavar="NAMES", help="Metrics, separated by commas. [default: as the recipe says]"),
+    ] = None,
     base: Annotated[bool, typer.Option("--base/--no-base", help="Measure the un-tuned base model too.")] = True,
     quiet: options.Quiet = False,
     json: options.Json = False,
@@ -37,7 +42,8 @@ def run(
     """Measure a trained delta beside its un-tuned base."""
     from peftcli.pipeline.evaluation import EvaluationRequest, evaluate
 
-    request = EvaluationRequest(split=split, data=data, predictions=predictions, base=base)
+    names = [name.strip() for name in metrics.split(",")] if metrics else None
+    request = EvaluationRequest(split=split, data=data, predictions=predictions, base=base, metrics=names)
     with progress(quiet=quiet) as watcher:
         result = evaluate(target, request, watcher)
     if json:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from peftcli.data.examples import Example, Examples, VirtualTokens
 from peftcli.data.permutation import permutation
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from peftcli.data.tasks.task import Task
 
-__all__ = ["Batch", "Batches", "Position", "VirtualTokens", "evaluation_batches"]
+__all__ = ["Batch", "BatchSource", "Batches", "Position", "Share", "VirtualTokens", "evaluation_batches"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,45 @@ class Batch:
     tokens: int
 
 
+class BatchSource(Protocol):
+    """Where training has its batches from."""
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Return the number of batches in a pass over the rows; None where nobody has counted them."""
+
+    def batch(self, position: Position) -> Batch:
+        """Return the process's part of the global batch at ``position``."""
+
+    def after(self, position: Position) -> Position:
+        """Return the position that follows ``position``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What process ``rank`` of ``world`` takes of a global batch, and how it becomes tensors."""
+
+    task: Task
+    micro_batch_size: int
+    pad: int
+    rank: int = 0
+    world: int = 1
+    virtual: VirtualTokens | None = None
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.rank < self.world, f"rank {self.rank} of {self.world}"
+
+    def of(self, whole: Sequence[Example]) -> Batch:
+        """Return the process's part of the global batch that ``whole`` is."""
+        pieces = _pieces(sorted(whole, key=_length), self.micro_batch_size, self.world)
+        return Batch(
+            micro=[self.task.collate(piece, self.pad, self.virtual) for piece in pieces[self.rank :: self.world]],
+            items=sum(map(self.task.items, whole)),
+            examples=len(whole),
+            tokens=sum(map(_length, whole)),
+        )
+
+
 @dataclass(frozen=True)
 class Batches:
     """The batches of a run as one process of ``world`` sees them.
@@ -57,20 +96,10 @@ class Batches:
     """
 
     examples: Examples
-    task: Task
+    share: Share
     _: KW_ONLY
     batch_size: int
-    micro_batch_size: int
     seed: int
-    pad: int
-    rank: int = 0
-    world: int = 1
-    virtual: VirtualTokens | None = None
-    _items: list[int] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        assert 0 <= self.rank < self.world, f"rank {self.rank} of {self.world}"
-        object.__setattr__(self, "_items", [self.task.items(example) for example in self.examples])
 
     @property
     def steps_per_epoch(self) -> int:
@@ -86,14 +115,13 @@ class Batches:
         assert 0 <= position.index < self.steps_per_epoch, f"no batch {position.index} in an epoch"
         start = position.index * self.batch_size
         whole = _order(len(self.examples), self.seed, position.epoch)[start : start + self.batch_size]
-        items = self.examples.items
-        pieces = _pieces(sorted((items[index] for index in whole), key=_length), self.micro_batch_size, self.world)
-        return Batch(
-            micro=[self.task.collate(piece, self.pad, self.virtual) for piece in pieces[self.rank :: self.world]],
-            items=sum(self._items[index] for index in whole),
-            examples=len(whole),
-            tokens=sum(items[index].length for index in whole),
-        )
+        return self.share.of([self.examples.items[index] for index in whole])
+
+    def after(self, position: Position) -> Position:
+        """Return the position that follows ``position``."""
+        if position.index + 1 < self.steps_per_epoch:
+            return Position(position.epoch, position.index + 1)
+        return Position(position.epoch + 1, 0)
 
 
 def evaluation_batches(  # noqa: PLR0913 (two of them say what, the rest how it becomes tensors and for whom)

@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from peftcli.data.complaints import SHOWN_LINES, raise_all
+from peftcli.data.complaints import SHOWN_LINES, listed, raise_all
 from peftcli.data.permutation import permutation
-from peftcli.data.rows import read_rows
-from peftcli.data.tasks import make_task
-from peftcli.errors import DataError, Problem
+from peftcli.data.rows import RowStream, read_rows
+from peftcli.data.streaming import first_rows
+from peftcli.data.tasks import has_labels, make_task
+from peftcli.errors import DataError, Problem, RecipeError
 
 if TYPE_CHECKING:
     from peftcli.data.tables import Row, Table
     from peftcli.data.tasks import Task
     from peftcli.recipe.recipe import DataSection
 
+_DESCRIBED = 1000  # rows of a stream that are read before training begins
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 
 
@@ -33,6 +35,7 @@ class Splits:
         test: Rows that are measured once, at the end.
         summary: What is reported about them, for JSON: rows, files, labels, duplicates, overlap and empty_cells.
         task: The task, its labels found in all training rows before a share or a limit was taken.
+        stream: All training rows where they are streamed; ``train`` holds the first ones of them then.
     """
 
     train: Table
@@ -40,6 +43,7 @@ class Splits:
     test: Table | None
     summary: dict[str, Any]
     task: Task
+    stream: RowStream | None = None
 
 
 def load_data(section: DataSection, seed: int) -> Splits:
@@ -50,7 +54,7 @@ def load_data(section: DataSection, seed: int) -> Splits:
         DataError: Files cannot be read, rows do not fit the task, or splits overlap although that is forbidden.
     """
     share = _share(section.validation)
-    tables = _read(section, share)
+    stream, tables = _read(section, share)
     task = make_task(section, tables["train"])
     raise_all([problem for table in tables.values() for problem in task.problems(table)])
     if share is not None:
@@ -59,14 +63,23 @@ def load_data(section: DataSection, seed: int) -> Splits:
         if split in tables and limit is not None:
             drawn = permutation(len(tables[split]), f"{seed}:limit {split}")[:limit]
             tables[split] = tables[split].taken(sorted(drawn))
+    if section.shots is not None:
+        tables["train"] = _drawn_of_each(tables["train"], task, section.shots, seed)
     keys = {split: [task.key(row) for row in table.rows] for split, table in tables.items()}
     if section.forbid_overlap:
         raise_all(_overlaps(tables, keys))
     summary = _summary(tables, keys, task)
-    return Splits(tables["train"], tables.get("validation"), tables.get("test"), summary, task)
+    if stream:
+        summary["rows"]["train"] = None
+        summary["streamed"] = {"train": f"its figures are those of the first {len(tables['train']):,} rows"}
+    return Splits(tables["train"], tables.get("validation"), tables.get("test"), summary, task, stream)
 
 
-def _read(section: DataSection, share: float | None) -> dict[str, Table]:
+def _read(section: DataSection, share: float | None) -> tuple[RowStream | None, dict[str, Table]]:
+    if section.streaming and section.labels is None and has_labels(section.task):
+        what = "data.streaming needs data.labels: not all rows are read before training begins"
+        raise RecipeError(what, hint="List all labels, in the order of their numbers.")
+    stream: RowStream | None = None
     sources = {"train": section.train, "validation": None if share else section.validation, "test": section.test}
     tables: dict[str, Table] = {}
     problems: list[Problem] = []
@@ -74,11 +87,15 @@ def _read(section: DataSection, share: float | None) -> dict[str, Table]:
         if source is None:
             continue
         try:
-            tables[split] = read_rows(source, split, section.revision)
+            if split == "train" and section.streaming:
+                stream = RowStream(source, split, section.revision)
+                tables[split] = first_rows(stream, _DESCRIBED)
+            else:
+                tables[split] = read_rows(source, split, section.revision)
         except DataError as error:
             problems.extend(error.problems)
     raise_all(problems)
-    return tables
+    return stream, tables
 
 
 def _share(validation: str | Sequence[str] | None) -> float | None:
@@ -114,6 +131,26 @@ def _divide(table: Table, task: Task, share: float, seed: int) -> tuple[Table, T
         raise DataError(what, where=table.files[0].path, hint="Ask for a greater share, or name a validation file.")
     rest = [index for index in range(len(table)) if index not in taken]
     return table.taken(rest), table.taken(sorted(taken))
+
+
+def _drawn_of_each(table: Table, task: Task, shots: int, seed: int) -> Table:
+    """Return ``shots`` rows of each class, in the order of the table."""
+    classes: dict[str, list[int]] = {label: [] for label in task.manifest().get("labels", ())}
+    for index, row in enumerate(table.rows):
+        classes.setdefault(task.stratum(row), []).append(index)
+    if not all(classes):
+        raise RecipeError(f"data.shots means nothing for {task.name}: its rows have no classes", hint="Use data.limit.")
+    few = {label: len(members) for label, members in classes.items() if len(members) < shots}
+    if few:
+        told = listed(f"{label!r} ({count})" for label, count in few.items())
+        what = f"data.shots is {shots}, but fewer training rows have the label {told}"
+        raise DataError(what, where=table.files[0].path, hint=f"Write data.shots of at most {min(few.values())}.")
+    taken = [
+        members[place]
+        for label, members in classes.items()
+        for place in permutation(len(members), f"{seed}:shots {label}")[:shots]
+    ]
+    return table.taken(sorted(taken))
 
 
 def _overlaps(tables: Mapping[str, Table], keys: Mapping[str, Sequence[str]]) -> list[Problem]:
@@ -153,7 +190,7 @@ def _summary(tables: Mapping[str, Table], keys: Mapping[str, Sequence[str]], tas
 
 
 def _labels(table: Table, task: Task) -> Counter[str]:
-    return Counter(stratum for row in table.rows if (stratum := task.stratum(row)))
+    return Counter(label for row in table.rows for label in task.labels_in(row))
 
 
 def _empty_cells(table: Table) -> Counter[str]:

@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 """The label of a token that no loss is computed on."""
-_FILLERS = {"token_type_ids": 0, "labels": IGNORED}
+SHARES = (50, 90, 99)
+"""The percentiles of lengths that are told."""
+_FILLERS = {"token_type_ids": 0, "labels": IGNORED, "tags": IGNORED}
+
+Label = int | float | tuple[int, ...]
+"""What a whole row is labelled with: the number of a label, a number, or the numbers of several labels."""
 
 
 class VirtualTokens(Protocol):
@@ -44,22 +49,25 @@ class Example:
     """One row as ids.
 
     Attributes:
-        ids: ``input_ids`` and what else the task gives for every token, ``labels`` among them.
+        ids: ``input_ids`` and what else the task gives for every token: ``labels`` of a text that is to be written,
+            ``tags`` of tokens that are read.
         length: Tokens.
         row: Index of the row in its table.
         where: The row's ``file:line``.
-        label: The number of the row's label, where a whole row has one.
+        label: What the row is labelled with, where a whole row is.
         target: The ids that an encoder-decoder is to write.
         references: The texts that a generated one is compared with, where the row names them.
+        prompt: How many tokens stand before the last answer, where the task knows.
     """
 
     ids: dict[str, list[int]]
     length: int
     row: int
     where: str
-    label: int | None = None
+    label: Label | None = None
     target: list[int] | None = None
     references: tuple[str, ...] = ()
+    prompt: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,12 @@ class Examples:
 
     def __getitem__(self, index: int) -> Example:
         return self.items[index]
+
+    def lengths(self) -> dict[str, int]:
+        """Return how long the examples are: 50, 90 and 99 % of them are no longer than p50, p90 and p99 tokens."""
+        lengths = sorted(example.length for example in self.items)
+        places = {f"p{share}": -(-len(lengths) * share // 100) - 1 for share in SHARES}
+        return {**{name: lengths[place] for name, place in places.items()}, "max": lengths[-1]}
 
 
 def check_ids(examples: Sequence[Example], vocabulary: int | None) -> None:

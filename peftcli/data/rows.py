@@ -13,6 +13,7 @@ from typing import BinaryIO, cast
 from peftcli.data.arrow_rows import arrow_rows, parquet_rows
 from peftcli.data.complaints import Complaints, listed, raise_all
 from peftcli.data.csv_rows import csv_rows, tsv_rows
+from peftcli.data.image_folders import holds_images, image_rows
 from peftcli.data.json_rows import jsonl_rows, read_json
 from peftcli.data.sources import SourceFile, find_files
 from peftcli.data.tables import DataFile, Row, Table
@@ -51,7 +52,8 @@ def read_rows(sources: str | Sequence[str], split: str = "train", revision: str 
     problems: list[Problem] = []
     for file in find_files(sources, split, revision):
         try:
-            found, digest = _read(file)
+            images = holds_images(file.path)
+            found, digest = image_rows(file.path, file.name, split) if images else _read(file)
         except DataError as error:
             problems.extend(error.problems)
             continue

@@ -11,47 +11,54 @@ from peftcli.data.examples import IGNORED
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from peftcli.data.formats import Rendering, Segment
+    from peftcli.data.formats import Format, Rendering, Segment
 
 _BEFORE = ("\n", "a", ".")  # what a continuation is written after, so that no token reaches back over its start
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A row that fits: its ids, their labels, and whether something was cut off."""
+    """A row that fits.
+
+    Attributes:
+        ids: Of its tokens.
+        labels: Of the same; those that nothing is learned of are IGNORED.
+        prompt: How many tokens stand before the last answer.
+        cut: Whether something was cut off.
+    """
 
     ids: list[int]
     labels: list[int]
+    prompt: int
     cut: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What a tokenizer puts around a text, and the room inside."""
+    """What a tokenizer puts around a text, the room inside, and whether prompts are learned as well."""
 
     start: list[int]
     lone_start: list[int]
     end: list[int]
     max_length: int
+    everything: bool = False
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, max_length: int, *, templated: bool = False) -> Self:
+    def of(cls, tokenizer: PreTrainedTokenizerBase, max_length: int, form: Format) -> Self:
         """Return the frame: the start that the tokenizer itself adds, and one for rows without a prompt.
 
-        Args:
-            tokenizer: Whose special tokens are meant.
-            max_length: Most tokens of a row.
-            templated: Whether the text brings its own start.
+        A chat template writes the start itself.
         """
+        everything = form.train_on == "all"
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        if templated:
-            return cls(start=[], lone_start=[], end=end, max_length=max_length)
+        if form.templated:
+            return cls([], [], end, max_length, everything)
         plain: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
         full: list[int] = tokenizer("a")["input_ids"]
         at = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)
         # Without anything before it the first token could not be predicted: a text starts where another ended.
         lone = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        return cls(start=full[:at], lone_start=full[:at] or lone or end, end=end, max_length=max_length)
+        return cls(full[:at], full[:at] or lone or end, end, max_length, everything)
 
     def fit(self, rendering: Rendering, tokens: Sequence[list[int]]) -> Fitted | None:
         """Return ids and labels, cut where a segment may lose an end; None where they do not fit.
@@ -61,26 +68,28 @@ class Frame:
             tokens: Of each of its segments.
         """
         segments = rendering.segments
-        if not any(ids for s, ids in zip(segments, tokens, strict=True) if s.supervised):
+        if not any(ids for s, ids in zip(segments, tokens, strict=True) if s.answer):
             return None
         start = self.start if sum(map(bool, tokens)) > 1 else self.lone_start
         end = [] if rendering.closed else self.end
         excess = len(start) + sum(map(len, tokens)) + len(end) - self.max_length
-        if excess > 0 and segments[-1].loses == "end":
-            excess, end = max(1, excess - len(end)), []  # a text that was cut is not over
+        shortened = excess > 0
+        if shortened and segments[-1].loses == "end":
+            excess, end = excess - len(end), []  # a text that was cut is not over
         if excess > 0:
             cut = _cut(segments, tokens, excess, keep=not start)
             if cut is None:
                 return None
             tokens = cut
         ids, labels = list(start), [IGNORED] * len(start)
+        prompt = 0
         for segment, found in zip(segments, tokens, strict=True):
+            prompt = len(ids) if segment.answer else prompt
             ids += found
-            labels += found if segment.supervised else [IGNORED] * len(found)
-        ids += end
-        labels += end if segments[-1].supervised else [IGNORED] * len(end)
-        labels[0] = IGNORED
-        return None if labels.count(IGNORED) == len(labels) else Fitted(ids, labels, excess > 0)
+            labels += found if segment.answer or self.everything else [IGNORED] * len(found)
+        ids, labels = ids + end, labels + end
+        labels[0] = IGNORED  # nothing stands before it that it could be predicted from
+        return None if labels.count(IGNORED) == len(labels) else Fitted(ids, labels, max(1, prompt), shortened)
 
 
 def _cut(

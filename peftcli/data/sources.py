@@ -10,6 +10,7 @@ from pathlib import Path
 
 from peftcli.data.complaints import did_you_mean, listed, raise_all
 from peftcli.data.hub import hub_files, is_hub_name
+from peftcli.data.image_folders import holds_images
 from peftcli.data.saved import is_saved, saved_files
 from peftcli.errors import DataError, Problem
 
@@ -37,8 +38,9 @@ def find_files(sources: str | Sequence[str], split: str = "train", revision: str
     """Return the files that ``sources`` names: in the order of a list, the matches of a glob sorted.
 
     Args:
-        sources: A path, a glob, a folder that the datasets library saved, ``demo:NAME``, the name of a data set of a
-            hub (``org/name``, ``org/name:config``, each also with ``#split``), or a list of them.
+        sources: A path, a glob, a folder that the datasets library saved, a folder or an archive with a folder of
+            images for each class, ``demo:NAME``, the name of a data set of a hub (``org/name``, ``org/name:config``,
+            each also with ``#split``), or a list of them.
         split: Which split, where a source has several and does not say itself.
         revision: Of the data sets of a hub.
 
@@ -92,7 +94,8 @@ def _find(source: str, split: str, revision: str | None) -> list[SourceFile]:
         return [_plain(file) for file in _matches(path)]
     if exists and is_saved(path):
         return [_plain(file) for file in saved_files(path, split)]
-    _check(path)
+    if not (exists and holds_images(path)):
+        _check(path)
     return [_plain(path)]
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from peftcli.delta.delta import Delta
     from peftcli.delta.peft_form import PeftForm
 
-Family = Literal["addition", "specification", "reparameterisation", "combination"]
+Family = Literal["addition", "specification", "reparameterisation", "combination", "baseline"]
 SHARES = 10**12  # into which a size setting that is a share is cut: finer than any base model has parameters
 
 
@@ -130,6 +130,8 @@ class Method(Settings):
     card: ClassVar[Card]
     name: ClassVar[str]
     size_setting: ClassVar[str | None] = None
+    trains: ClassVar[bool] = True
+    example_base: ClassVar[str] = "demo:minilm"
 
     def __init_subclass__(cls, **settings: Any) -> None:  # noqa: ANN401  # pydantic's
         super().__init_subclass__(**settings)
@@ -192,6 +194,14 @@ class Method(Settings):
             MethodError: There are too few of them.
         """
         return self
+
+    def network_class(self, wanted: str) -> str:
+        """Return the transformers class that the method answers with, where its task wants ``wanted``."""
+        return wanted
+
+    def head_size(self, anatomy: Anatomy) -> int:
+        """Return how many numbers the head has that is trained or fitted beside the delta."""
+        return anatomy.head_size
 
     def sizes(self, anatomy: Anatomy) -> dict[str, int]:
         """Return how many numbers train at each place, without the head, in closed form: address -> count."""

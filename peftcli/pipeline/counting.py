@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peftcli.base.anatomy import NETWORKS, Anatomy
+from peftcli.base.networks import IMAGES, anatomy_for
 from peftcli.base.source import read_config
 from peftcli.data.tasks import model_class
 from peftcli.delta.budget import solve_all
@@ -22,7 +23,6 @@ from peftcli.recipe.settings import Settings
 
 ALL = "all"
 RECIPES = (".yaml", ".yml")
-IMAGES = "AutoModelForImageClassification"
 CLASSES = {task: name for name, task in NETWORKS.items() if name != IMAGES}
 TASKS = {"decoder": "causal-lm"}  # what a bare model is counted for; every other kind as a classifier
 
@@ -64,7 +64,9 @@ def _read(
         recipe = read(
             Path(target), [f"method={{name: {method}}}", *overrides] if method not in (None, ALL) else overrides
         )
-        return read_config(recipe.base.name), NETWORKS[model_class(recipe.data.task)], _labels(recipe), recipe.method
+        config = read_config(recipe.base.name)
+        task = anatomy_for(config, model_class(recipe.data.task)).task
+        return config, task, _labels(recipe), recipe.method
     config = read_config(target)
     if method is None:
         raise RecipeError("no method is named", where="command line", hint="Write --method NAME or --method all.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,15 +12,16 @@ from peftcli.data.datasets import load_data
 from peftcli.data.rows import read_rows
 from peftcli.errors import DataError, RecipeError
 from peftcli.pipeline.devices import make_accelerator, precision
-from peftcli.pipeline.measuring import Measurement, measure
+from peftcli.pipeline.measuring import Measurement, measure, writer_of
 from peftcli.pipeline.opening import Opened, open_target
 from peftcli.pipeline.progress import Progress
 from peftcli.pipeline.reading import read
-from peftcli.recipe.recipe import TrainingSection
+from peftcli.recipe.recipe import GenerationSection, TrainingSection
 
 if TYPE_CHECKING:
     from peftcli.data.tables import Table
     from peftcli.data.tasks.task import Outcome
+    from peftcli.training.evaluation import EvaluationSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +29,12 @@ class EvaluationRequest:
     """What to measure.
 
     Attributes:
-        split: Which rows of the run's own data.
+        split: Which rows of the run's own data, or of data that has several splits.
         data: Files that are measured instead.
         predictions: Where to write one line of JSON per row.
         base: Whether the un-tuned base is measured too.
         batch_size: Examples per forward pass.
+        metrics: Which; default: those of the run's recipe, or else the task's.
     """
 
     split: Literal["validation", "test", "train"] = "validation"
@@ -40,6 +42,7 @@ class EvaluationRequest:
     predictions: Path | None = None
     base: bool = True
     batch_size: int = 64
+    metrics: list[str] | None = None
 
 
 def evaluate(target: Path, request: EvaluationRequest, progress: Progress) -> dict[str, Any]:
@@ -50,13 +53,14 @@ def evaluate(target: Path, request: EvaluationRequest, progress: Progress) -> di
         DataError: The rows do not fit its task.
     """
     opened = open_target(target)
-    table = _rows(opened, request)
+    table = rows_of(opened, request.split, request.data)
+    metrics = _metrics(opened, request)
     progress.note(f"measuring {len(table):,} rows")
     base = None
     if request.base and opened.artifact is not None:
-        base = _measure(opened, table, request, virtual=False)
+        base = _measure(opened, table, replace(settings_of(opened, request.batch_size), virtual=None), metrics)
     opened.adapt()
-    delta = _measure(opened, table, request, virtual=True)
+    delta = _measure(opened, table, settings_of(opened, request.batch_size), metrics)
     if request.predictions:
         _write_predictions(request.predictions, opened, table, delta.outcomes)
     return {
@@ -66,15 +70,21 @@ def evaluate(target: Path, request: EvaluationRequest, progress: Progress) -> di
         "metrics": {"base": base and base.metrics, "delta": delta.metrics},
         "intervals": {"base": base and base.intervals, "delta": delta.intervals},
         "details": delta.details,
+        "signatures": {name: opened.prepared.task.signature(name) for name in delta.intervals},
         "predictions": str(request.predictions) if request.predictions else None,
     }
 
 
-def _rows(opened: Opened, request: EvaluationRequest) -> Table:
-    task = opened.prepared.task
-    if request.data:
-        table = read_rows(request.data)
-        if problems := task.problems(table):
+def rows_of(opened: Opened, split: Literal["validation", "test", "train"], data: list[str] | None) -> Table:
+    """Return rows of files, or a split of the run's own data.
+
+    Raises:
+        DataError: The files cannot be read, or their rows do not fit the task.
+        RecipeError: There is no such split.
+    """
+    if data:
+        table = read_rows(data, split)
+        if problems := opened.prepared.task.problems(table):
             raise DataError(problems[:10])
         return table
     if opened.recipe is None:
@@ -83,31 +93,61 @@ def _rows(opened: Opened, request: EvaluationRequest) -> Table:
         )
     recipe = read(opened.recipe)
     splits = load_data(recipe.data, recipe.seed)
-    found: Table | None = getattr(splits, request.split)
+    if splits.stream and split == "train":
+        what = "the training rows of this run are streamed, not held to be measured"
+        raise RecipeError(what, where=str(opened.recipe), hint="Name files with --data.")
+    found: Table | None = getattr(splits, split)
     if found is None:
         raise RecipeError(
-            f"the recipe of this run has no {request.split} data",
+            f"the recipe of this run has no {split} data",
             where=str(opened.recipe),
             hint="Name files with --data.",
         )
     return found
 
 
-def _measure(opened: Opened, table: Table, request: EvaluationRequest, *, virtual: bool) -> Measurement:
+def settings_of(
+    opened: Opened, batch_size: int, generation: GenerationSection | None = None, seed: int | None = None
+) -> EvaluationSettings:
+    """Return how rows are measured on this machine.
+
+    Args:
+        opened: Whose network goes to the device.
+        batch_size: Examples per forward pass.
+        generation: How texts are written; default: as the run's recipe says.
+        seed: Of what is drawn; default: the recipe's.
+    """
     from peftcli.training.evaluation import EvaluationSettings
 
+    recipe = read(opened.recipe) if opened.recipe else None
+    if generation is None:
+        generation = recipe.evaluation.generation if recipe else GenerationSection()
+    if seed is None:
+        seed = recipe.seed if recipe else 0
     prepared = opened.prepared
     training = TrainingSection()
     accelerator = make_accelerator(training, prepared.dtype)
     prepared.base.network.to(accelerator.device)
-    settings = EvaluationSettings(
-        batch_size=request.batch_size,
+    return EvaluationSettings(
+        batch_size=batch_size,
         pad=prepared.pad,
-        virtual=prepared.virtual if virtual else None,
+        virtual=prepared.virtual,
         precision=precision(training, prepared.dtype),
         accelerator=accelerator,
+        writer=writer_of(prepared, generation, seed),
     )
-    return measure(prepared.base.network, prepared.task, prepared.encode(table), settings, None)
+
+
+def _metrics(opened: Opened, request: EvaluationRequest) -> list[str] | None:
+    if request.metrics is None and opened.recipe is not None:
+        return read(opened.recipe).evaluation.metrics
+    opened.prepared.task.check_metrics(request.metrics or ())
+    return request.metrics
+
+
+def _measure(opened: Opened, table: Table, settings: EvaluationSettings, metrics: list[str] | None) -> Measurement:
+    prepared = opened.prepared
+    return measure(prepared.base.network, prepared.task, prepared.encode(table), settings, metrics)
 
 
 def _write_predictions(path: Path, opened: Opened, table: Table, outcomes: list[Outcome]) -> None:

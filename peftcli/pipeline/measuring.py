@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from peftcli.data.examples import Examples
     from peftcli.data.tasks.task import Outcome, Task
     from peftcli.delta.delta import Delta
+    from peftcli.pipeline.adapting import Prepared
     from peftcli.pipeline.training import Run
+    from peftcli.recipe.recipe import GenerationSection
     from peftcli.training.evaluation import EvaluationSettings
+    from peftcli.training.generation import Writer
 
 BASE_SCORES = "base_scores.json"
 
@@ -47,19 +50,35 @@ def measure(
 ) -> Measurement:
     """Measure a network with everything that a report shows."""
     from peftcli.metrics.intervals import bootstrap
-    from peftcli.training.evaluation import evaluate
+    from peftcli.training.evaluation import outcomes_of
 
-    values, outcomes = evaluate(network, task, examples, settings, metrics)
-    names = [name for name in (task.metric_names if metrics is None else metrics) if not is_module(name)]
-    # One seed for all runs: the same rows are drawn, so that the intervals of two runs can be compared.
-    intervals = {name: list(bootstrap(scored, seed=0)) for name, scored in task.scored(outcomes, names).items()}
-    return Measurement(metrics=values, intervals=intervals, details=task.details(outcomes), outcomes=outcomes)
+    names = task.metric_names if metrics is None else metrics
+    task.check_metrics(names)
+    outcomes = outcomes_of(network, task, examples, settings, names)
+    scored = task.scored(outcomes, [name for name in names if not is_module(name)])
+    own = task.metrics(outcomes, [name for name in names if is_module(name)])
+    return Measurement(
+        metrics={**{name: one.value for name, one in scored.items()}, **own, "n": len(examples)},
+        # One seed for all runs: the same rows are drawn, so that the intervals of two runs can be compared.
+        intervals={name: list(bootstrap(one, seed=0)) for name, one in scored.items()},
+        details=task.details(outcomes),
+        outcomes=outcomes,
+    )
+
+
+def writer_of(prepared: Prepared, section: GenerationSection, seed: int) -> Writer | None:
+    """Return how texts are written for ``prepared``; None where its task has none."""
+    from peftcli.data.tasks.generating import Generating
+    from peftcli.training.generation import Writer
+
+    if not isinstance(prepared.task, Generating):
+        return None
+    return Writer(section=section, tokenizer=prepared.reader, positions=prepared.base.anatomy.max_positions, seed=seed)
 
 
 def measure_delta(run: Run, delta: Delta, split: str) -> Measurement:
     """Measure ``delta`` on a split of the run's data."""
-    task, names = run.prepared.task, run.recipe.evaluation.metrics
-    return measure(delta.base.network, task, run.examples[split], run.settings, names)
+    return measure(delta.base.network, run.prepared.task, run.examples[split], run.settings, run.metrics)
 
 
 def measure_base(run: Run, *, resume: bool) -> Measurement | None:
@@ -72,8 +91,8 @@ def measure_base(run: Run, *, resume: bool) -> Measurement | None:
     if resume and kept.exists():
         return Measurement(**files.read_json(kept))
     settings = replace(run.settings, virtual=None)
-    network, task, names = run.prepared.base.network, run.prepared.task, run.recipe.evaluation.metrics
-    found = replace(measure(network, task, run.examples["validation"], settings, names), outcomes=[])
+    network, task = run.prepared.base.network, run.prepared.task
+    found = replace(measure(network, task, run.examples["validation"], settings, run.metrics), outcomes=[])
     if run.accelerator.is_main_process:
         kept.parent.mkdir(exist_ok=True)
         files.write_json(kept, asdict(found))
@@ -81,9 +100,12 @@ def measure_base(run: Run, *, resume: bool) -> Measurement | None:
 
 
 def quick_scores(run: Run, delta: Delta) -> dict[str, float]:
-    """Return the metrics on the validation rows, in the midst of training."""
+    """Return the metrics on the validation rows in the midst of training; no text is written but to select by."""
+    from peftcli.data.tasks.generating import Generating
     from peftcli.training.evaluation import evaluate
 
-    task, names = run.prepared.task, run.recipe.evaluation.metrics
+    task, names = run.prepared.task, run.metrics
+    if isinstance(task, Generating):
+        names = [name for name in names if name == run.select or not task.asks_for_texts([name])]
     scores, _ = evaluate(delta.base.network, task, run.examples["validation"], run.settings, names)
     return scores

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 CHECKED_ROWS = 16
 ROWS_AT_ONCE = 4
-NETWORK_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+NETWORK_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "pixel_values")
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 1e-1}  # relative to the largest logit, or to 1
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftcli.base.source import read_config
+from peftcli.pipeline.data_facts import data_facts
 from peftcli.recipe.read import resolved
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def build(run: Run, delta: Delta, outcome: Outcome, measured: Mapping[str, Measu
         "higher_is_better": task.higher_is_better(select),
         "training": _training(run, outcome),
         "cost": _cost(run, outcome),
-        "data": _data(run),
+        "data": data_facts(run.splits, run.examples),
         "proofs": outcome.proofs,
         "environment": _environment(run),
         "resumed": outcome.resumed,
@@ -120,7 +121,7 @@ def _training(run: Run, outcome: Outcome) -> dict[str, Any]:
     training = run.recipe.training
     return {
         "steps": outcome.steps,
-        "epochs": outcome.examples / len(run.examples["train"]),
+        "epochs": None if run.splits.stream else outcome.examples / len(run.examples["train"]),
         "examples": outcome.examples,
         "tokens": outcome.tokens,
         "best_step": outcome.best_step,
@@ -143,10 +144,6 @@ def _cost(run: Run, outcome: Outcome) -> dict[str, Any]:
         "artifact_bytes": None,
         "base_bytes": run.prepared.base.bytes,
     }
-
-
-def _data(run: Run) -> dict[str, Any]:
-    return {**run.splits.summary, "encoded": {split: e.counts for split, e in run.examples.items()}}
 
 
 def _environment(run: Run) -> dict[str, Any]:

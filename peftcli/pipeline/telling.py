@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from peftcli.pipeline.data_facts import data_facts, data_line
+
 if TYPE_CHECKING:
     from peftcli.delta.delta import Delta
     from peftcli.pipeline.training import Run
@@ -25,17 +27,8 @@ def tell_base(run: Run) -> None:
 
 def tell_data(run: Run) -> None:
     """Say how many rows there are, how long they are, and what is odd about them."""
-    rows = ", ".join(f"{split} {len(e):,}" for split, e in run.examples.items())
-    lengths = sorted(e.length for e in run.examples["train"])
-    middle, late = lengths[len(lengths) // 2], lengths[min(len(lengths) - 1, len(lengths) * 99 // 100)]
-    odd = {
-        "truncated": sum(e.counts.get("truncated", 0) for e in run.examples.values()),
-        "dropped": sum(e.counts.get("dropped", 0) for e in run.examples.values()),
-        "duplicates in train": run.splits.summary["duplicates"]["train"],
-        "also in train": sum(run.splits.summary["overlap"].values()),
-    }
-    tail = "".join(f", {name} {number:,}" for name, number in odd.items() if number)
-    run.progress.note(f"data     {rows}; tokens per row: median {middle}, 99 % within {late}{tail}")
+    facts = data_facts(run.splits, run.examples)
+    run.progress.note(f"data     {data_line(facts, run.prepared.task.told(run.examples['train']))}")
 
 
 def tell_delta(run: Run, delta: Delta) -> None:

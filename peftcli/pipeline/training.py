@@ -15,7 +15,7 @@ from peftcli.pipeline.adapting import Prepared, methods_of, prepare, solve_budge
 from peftcli.pipeline.building import build, open_sources
 from peftcli.pipeline.devices import is_main, make_accelerator, precision
 from peftcli.pipeline.folders import CHECKPOINTS, REPORT, clear, run_folder
-from peftcli.pipeline.measuring import measure_base, measure_delta, quick_scores
+from peftcli.pipeline.measuring import measure_base, measure_delta, quick_scores, writer_of
 from peftcli.pipeline.progress import Progress
 from peftcli.pipeline.rates import learning_rates
 from peftcli.recipe.read import to_yaml
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from peftcli.artifact.artifact import Artifact
+    from peftcli.data.batches import BatchSource
     from peftcli.data.examples import Examples
     from peftcli.delta.budget import Solved
     from peftcli.delta.delta import Delta
@@ -92,7 +93,14 @@ class Run:
             virtual=self.prepared.virtual,
             precision=self.precision,
             accelerator=self.accelerator,
+            writer=writer_of(self.prepared, self.recipe.evaluation.generation, self.recipe.seed),
         )
+
+    @property
+    def metrics(self) -> list[str]:
+        """What is measured: the task's metrics or those that the recipe names, and the one to select by."""
+        named = list(self.recipe.evaluation.metrics or self.prepared.task.metric_names)
+        return named if self.select in ("last", *named) else [*named, self.select]
 
     @property
     def precision(self) -> Precision:
@@ -190,29 +198,15 @@ def _train(run: Run, *, resume: bool) -> Finished:
 
 
 def _job(run: Run, delta: Delta, *, resume: bool) -> Job:
-    from peftcli.data.batches import Batches
     from peftcli.training.loop import Job
 
     recipe, task, accelerator = run.recipe, run.prepared.task, run.accelerator
-    on_cpu = accelerator.device.type == "cpu"
-    batches = Batches(
-        examples=run.examples["train"],
-        task=task,
-        batch_size=recipe.training.batch_size,
-        micro_batch_size=recipe.training.micro_batch_size
-        or (CPU_MICRO_BATCH if on_cpu else recipe.training.batch_size),
-        seed=recipe.seed,
-        pad=run.prepared.pad,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        virtual=run.prepared.virtual,
-    )
     measured = "validation" in run.examples
     select = run.select if measured else "last"
     return Job(
         delta=delta,
         task=task,
-        batches=batches,
+        batches=_batches(run),
         training=recipe.training,
         rates=lambda delta: learning_rates(recipe.training, delta, run.progress),
         evaluate=(lambda: quick_scores(run, delta)) if measured else dict,
@@ -226,6 +220,28 @@ def _job(run: Run, delta: Delta, *, resume: bool) -> Job:
         progress=run.progress,
         precision=run.precision,
     )
+
+
+def _batches(run: Run) -> BatchSource:
+    from peftcli.data.batches import Batches, Share
+    from peftcli.data.streaming import StreamedBatches
+
+    section, accelerator, seed = run.recipe.training, run.accelerator, run.recipe.seed
+    share = Share(
+        task=run.prepared.task,
+        micro_batch_size=section.micro_batch_size
+        or (CPU_MICRO_BATCH if accelerator.device.type == "cpu" else section.batch_size),
+        pad=run.prepared.pad,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        virtual=run.prepared.virtual,
+    )
+    if stream := run.splits.stream:
+        buffer = run.recipe.data.shuffle_buffer
+        return StreamedBatches(
+            stream, run.prepared.encode, share, batch_size=section.batch_size, buffer=buffer, seed=seed
+        )
+    return Batches(examples=run.examples["train"], share=share, batch_size=section.batch_size, seed=seed)
 
 
 def _identity(run: Run) -> dict[str, str]:

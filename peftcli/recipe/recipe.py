@@ -47,6 +47,10 @@ def _is_module(text: str, _: Path) -> bool:
     return text.endswith(".py")
 
 
+def _is_template(text: str, _: Path) -> bool:
+    return text.endswith(".jinja")
+
+
 class BaseSection(Settings):
     """The pretrained model that is adapted."""
 
@@ -63,9 +67,12 @@ class BaseSection(Settings):
 class DataSection(Settings):
     """What is learned: a task, its rows, and which columns hold what."""
 
-    task: Literal["classification", "causal-lm", "seq2seq"]
-    """classification (one text or a pair), causal-lm (prompt and completion; the loss is on the completion) or seq2seq
-    (input and target, for an encoder-decoder)."""
+    task: Literal[
+        "classification", "regression", "token-classification", "causal-lm", "seq2seq", "image-classification"
+    ]
+    """classification (one text or a pair), regression (a number for them), token-classification (a tag for every word),
+    causal-lm (prompt and completion; the loss is on the completion), seq2seq
+    (input and target, for an encoder-decoder) or image-classification (an image)."""
     train: Annotated[str | list[str], IsPath(_is_file)]
     """A path, a glob, demo:intents, org/name:config#split of a hub, a known name (glue/sst2, squad), or a list."""
     validation: Annotated[str | list[str] | None, IsPath(_is_no_share)] = None
@@ -76,6 +83,8 @@ class DataSection(Settings):
     """Branch, tag or commit of the hub's data sets."""
     columns: dict[str, str] = {}
     """What the task calls a column -> what the file calls it: text, text_pair, label; prompt, completion."""
+    multi_label: bool = False
+    """classification: a row has any number of labels, as a list or as a text with ; between them."""
     labels: list[str] | None = None
     """The labels in order; default: those of the training rows, sorted."""
     max_length: PositiveInt | None = None
@@ -84,10 +93,18 @@ class DataSection(Settings):
     """Use this many training rows, drawn with the seed."""
     shots: PositiveInt | None = None
     """Use this many training rows of each class, drawn with the seed."""
+    streaming: bool = False
+    """Read the training rows as training goes, for more of them than memory holds; needs training.steps."""
+    shuffle_buffer: Annotated[int, Field(ge=1000)] = 10_000
+    """With streaming, so many rows that follow each other in the files are shuffled together."""
     limit_validation: PositiveInt | None = None
     """Use this many validation rows, drawn with the seed."""
     source_prefix: str = ""
     """seq2seq: what stands before every input, such as 'summarize: '."""
+    train_on: Literal["completion", "last", "all"] = "completion"
+    """causal-lm: learn the completion (of a chat every answer of the assistant), only the last answer, or all tokens."""
+    chat_template: Annotated[str | None, IsPath(_is_template)] = None
+    """causal-lm: chatml, or the path of a .jinja file, in place of the tokenizer's own template for messages."""
     forbid_overlap: bool = False
     """Refuse data whose validation or test rows also stand in train; otherwise they are counted and reported."""
 

@@ -40,7 +40,38 @@ def rows_to_learn_from(document: Document) -> Iterator[Complaint]:
             yield Complaint(document.place(loc), loc, f"{dotted(loc)} names no file")
 
 
-RULES: tuple[Rule, ...] = (epochs_or_steps, shares_of_a_whole, rows_to_learn_from)
+def rows_that_are_drawn(document: Document) -> Iterator[Complaint]:
+    """Training rows are drawn in one way."""
+    if all(document.get(("data", key)) is not None for key in ("limit", "shots")):
+        loc = ("data", "shots")
+        yield Complaint(document.key_place(loc), loc, "data.shots excludes data.limit", "Keep one of them.")
+
+
+def rows_that_are_streamed(document: Document) -> Iterator[Complaint]:
+    """What needs all training rows at once does not go with streaming them."""
+    streaming = ("data", "streaming")
+    if document.get(streaming) is not True:
+        return
+    place = document.key_place(streaming)
+    if document.get(("training", "steps")) is None:
+        what = "data.streaming needs training.steps: nobody has counted the rows of an epoch"
+        yield Complaint(place, streaming, what, "Write training.steps.")
+    for loc in (("data", "limit"), ("data", "shots"), ("data", "forbid_overlap"), ("data", "validation")):
+        value = document.get(loc)
+        share = isinstance(value, str) and re.match(SHARE_FORM, value)
+        if share if loc[1] == "validation" else value not in (None, False):
+            what = f"{dotted(loc)} needs all training rows, which data.streaming does not hold"
+            hint = "Name a file of validation rows." if share else "Leave one of them out."
+            yield Complaint(document.key_place(loc), loc, what, hint)
+
+
+RULES: tuple[Rule, ...] = (
+    epochs_or_steps,
+    shares_of_a_whole,
+    rows_to_learn_from,
+    rows_that_are_drawn,
+    rows_that_are_streamed,
+)
 
 
 def _below_whole(share: str, positive: bool) -> bool:

@@ -55,18 +55,30 @@ def evaluate(
 ) -> tuple[dict[str, float], list[Outcome]]:
     """Return the metrics of ``network`` on ``examples``, ``n`` among them, and the outcome of every example.
 
+    See ``outcomes_of``; ``metrics`` are those that are computed, None for all that the task has by default.
+    """
+    outcomes = outcomes_of(network, task, examples, settings, metrics)
+    return {**task.metrics(outcomes, metrics), "n": len(examples)}, outcomes
+
+
+def outcomes_of(
+    network: nn.Module,
+    task: Task,
+    examples: Examples,
+    settings: EvaluationSettings,
+    metrics: Sequence[str] | None = None,
+) -> list[Outcome]:
+    """Return what ``metrics`` need to know of every example, in the order of the examples.
+
     All processes of a run call this together, and all get the whole result. The network itself is called and not a
     data-parallel wrapper; every module is left in the mode it had.
 
     Args:
         network: Called as it is; its blocks may be disabled.
-        task: Whose outcomes and metrics are computed.
+        task: Whose outcomes are computed.
         examples: What it is measured on.
         settings: How.
-        metrics: Which; None for all that the task has.
-
-    Returns:
-        The metrics, and the outcomes in the order of ``examples``.
+        metrics: For which; some need texts that the network generates.
     """
     accelerator = settings.accelerator
     found: list[tuple[int, Outcome]] = []
@@ -87,7 +99,7 @@ def evaluate(
     if isinstance(task, Generating) and task.asks_for_texts(metrics):
         texts = write(network, task, examples, settings)
         outcomes = [outcome | text for outcome, text in zip(outcomes, texts, strict=True)]
-    return {**task.metrics(outcomes, metrics), "n": len(examples)}, outcomes
+    return outcomes
 
 
 def write(network: nn.Module, task: Generating, examples: Examples, settings: EvaluationSettings) -> list[Outcome]:

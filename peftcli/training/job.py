@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from peftcli.data.batches import Batches
+from peftcli.data.batches import BatchSource
 from peftcli.recipe.recipe import TrainingSection
 from peftcli.training.progress import Progress
 
@@ -26,7 +26,7 @@ class Job:
         delta: What is trained; its network is on the accelerator's device.
         rates: Returns the peak learning rate of each tensor that trains, by address; asked as every phase begins.
         evaluate: Measures the delta as it is; called by all processes together. No metrics: nothing to measure on.
-        every: After which steps: the last of each epoch, the last of all, or every so many.
+        every: After which steps: the last of each epoch (where they are counted), the last of all, or every so many.
         select: The metric that the best delta is chosen by, or ``last``.
         folder: The run's folder, seen by all processes; the log and ``checkpoints`` are written there.
         identity: Hashes of all that a resumed run must have in common with the one that was interrupted.
@@ -36,7 +36,7 @@ class Job:
 
     delta: Delta
     task: Task
-    batches: Batches
+    batches: BatchSource
     training: TrainingSection
     rates: Callable[[Delta], Mapping[str, float]]
     evaluate: Callable[[], dict[str, float]]

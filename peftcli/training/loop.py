@@ -157,7 +157,7 @@ class _Run:
         state.step += 1
         state.examples += batch.examples
         state.tokens += batch.tokens
-        state.position = self._next(position)
+        state.position = self.job.batches.after(position)
         usable = math.isfinite(computed.loss) and math.isfinite(computed.gradient_norm)
         if usable:
             self.phases.proofs.gradients()
@@ -185,7 +185,7 @@ class _Run:
         state = self.state
         line: dict[str, Any] = {
             "step": state.step,
-            "epoch": round(state.step / self.per_epoch, 4),
+            "epoch": round(state.step / self.per_epoch, 4) if self.per_epoch else None,
             "loss": finite(computed.loss),
             "learning_rate": learning_rate,
             "gradient_norm": finite(computed.gradient_norm),
@@ -206,7 +206,8 @@ class _Run:
             return False
         if step >= self.total:
             return True
-        return every != "end" and step % (self.per_epoch if every == "epoch" else every) == 0
+        interval = self.per_epoch if every == "epoch" else every
+        return isinstance(interval, int) and step % interval == 0
 
     def _evaluate(self) -> None:
         begun = time.monotonic()
@@ -262,11 +263,6 @@ class _Run:
         self._note(f"resumed from step {found.state.step} of {self.total}")
         if note := processes.difference_in_number(job.accelerator, found.tensors):
             self._note(note)
-
-    def _next(self, position: Position) -> Position:
-        if position.index + 1 < self.per_epoch:
-            return Position(position.epoch, position.index + 1)
-        return Position(position.epoch + 1, 0)
 
     def _count_costs(self) -> None:
         self.state.seconds = self.before + time.monotonic() - self.started

@@ -12,10 +12,11 @@ EPOCHS = 3.0  # where a recipe names neither epochs nor steps
 _ROUNDING = 1e-9  # 0.1 epochs of 30 steps are 3 steps, though 0.1 * 30 > 3 in binary
 
 
-def total_steps(section: TrainingSection, steps_per_epoch: int) -> int:
+def total_steps(section: TrainingSection, steps_per_epoch: int | None) -> int:
     """Return the number of optimizer steps of the whole run; part of an epoch counts up."""
     if section.steps is not None:
         return section.steps
+    assert steps_per_epoch, "what is streamed has its steps given"
     return max(1, math.ceil((section.epochs or EPOCHS) * steps_per_epoch - _ROUNDING))
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftcli.data.batches import Batches, Position, evaluation_batches
+from peftcli.data.batches import Batches, Position, Share, evaluation_batches
 from peftcli.data.examples import Example, Examples
 from peftcli.data.tasks import CausalLm
 
@@ -25,6 +25,11 @@ def examples(lengths):
     return Examples(items, {})
 
 
+def batches_of(rows, batch_size, micro_batch_size, seed=0, **process):
+    share = Share(task=CAUSAL, micro_batch_size=micro_batch_size, pad=PAD, **process)
+    return Batches(rows, share, batch_size=batch_size, seed=seed)
+
+
 def members(batch):
     return Counter(int(first) - 1 for piece in batch.micro for first in piece["input_ids"][:, 0])
 
@@ -36,8 +41,7 @@ sizes = st.lists(st.integers(2, 9), min_size=1, max_size=23)
 @given(sizes, st.integers(1, 8), st.integers(1, 5), st.integers(0, 2**32 - 1), st.integers(0, 3))
 def test_any_number_of_processes_computes_the_same_batches(lengths, batch_size, micro, seed, epoch):
     rows = examples(lengths)
-    settings_ = {"batch_size": batch_size, "micro_batch_size": micro, "seed": seed, "pad": PAD}
-    alone = Batches(rows, CAUSAL, **settings_)
+    alone = batches_of(rows, batch_size, micro, seed)
     seen = Counter()
     for index in range(alone.steps_per_epoch):
         whole = alone.batch(Position(epoch, index))
@@ -45,7 +49,7 @@ def test_any_number_of_processes_computes_the_same_batches(lengths, batch_size, 
         assert sum((batch["labels"] != -100).sum().item() for batch in whole.micro) == whole.items
         assert sum(batch["attention_mask"].sum().item() for batch in whole.micro) == whole.tokens
         for world in (2, 3, 4):
-            ranks = [Batches(rows, CAUSAL, rank=rank, world=world, **settings_) for rank in range(world)]
+            ranks = [batches_of(rows, batch_size, micro, seed, rank=rank, world=world) for rank in range(world)]
             parts = [rank.batch(Position(epoch, index)) for rank in ranks]
             assert sum((members(part) for part in parts), Counter()) == members(whole)
             assert {(part.items, part.examples, part.tokens) for part in parts} == {
@@ -58,7 +62,7 @@ def test_any_number_of_processes_computes_the_same_batches(lengths, batch_size, 
 @settings(deadline=None)
 @given(sizes, st.integers(1, 6))
 def test_pieces_are_small_enough_few_enough_and_sorted(lengths, micro):
-    batches = Batches(examples(lengths), CAUSAL, batch_size=16, micro_batch_size=micro, seed=0, pad=PAD)
+    batches = batches_of(examples(lengths), 16, micro)
     batch = batches.batch(Position(0, 0))
     piece_sizes = [len(piece["input_ids"]) for piece in batch.micro]
     assert len(piece_sizes) == -(-batch.examples // micro)
@@ -71,14 +75,14 @@ def test_pieces_are_small_enough_few_enough_and_sorted(lengths, micro):
 def test_every_epoch_and_seed_has_its_own_order():
     def order(seed, epoch):
         rows = examples([3] * 40)
-        return tuple(Batches(rows, CAUSAL, batch_size=4, micro_batch_size=4, seed=seed, pad=PAD).order(epoch))
+        return tuple(batches_of(rows, 4, 4, seed).order(epoch))
 
     assert order(0, 1) == order(0, 1)
     assert len({order(0, 0), order(0, 1), order(1, 0), order(1, 1)}) == 4
 
 
 def test_the_order_of_a_seed_never_changes():
-    batches = Batches(examples([2] * 8), CAUSAL, batch_size=2, micro_batch_size=2, seed=0, pad=PAD)
+    batches = batches_of(examples([2] * 8), 2, 2)
     assert batches.order(0) == [7, 6, 2, 1, 0, 3, 5, 4]
 
 

@@ -95,7 +95,8 @@ def test_lora_has_the_logits_and_gradients_of_peft_on_bitsandbytes_own_layers():
         ours.set_submodule(name, quantised(weight, "nf4", bias=None, transposed=False))
     delta = attach((Lora(**ALL, alpha=8),), BaseModel(ours, anatomy), seed=0)
     modules = sorted({p.split(".")[-2] for p in quantised_paths(anatomy)})
-    theirs = get_peft_model(theirs, LoraConfig(r=2, lora_alpha=8, target_modules=modules)).eval()
+    theirs = get_peft_model(theirs, LoraConfig(r=2, lora_alpha=8, target_modules=modules))
+    theirs.train()  # in evaluation their layers compute in bfloat16 on some CPUs
     _randomise(delta)
     twins = []
     with torch.no_grad():
@@ -166,7 +167,7 @@ def test_every_method_trains_beside_packed_weights_or_says_that_it_cannot(name):
     assert not any(p.requires_grad for p in packed)
     if method.virtual_tokens(base.anatomy) is None:
         base.network(**tiny_batch("bert")).logits.pow(2).mean().backward()
-        assert any(p.grad is not None for p in delta.parameters.values())
+        assert all(any(p.grad is not None for p in group.values()) for group in (delta.parameters, delta.head) if group)
     assert delta.pack().size == sum(sizes.values())
 
 

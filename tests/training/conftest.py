@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from tiny import VOCABULARY, tiny_base
 
-from peftcli.data.batches import Batches
+from peftcli.data.batches import Batches, Share
 from peftcli.data.examples import Example, Examples
 from peftcli.data.tasks.classification import Classification
 from peftcli.delta.delta import attach
@@ -113,14 +113,16 @@ def make_job(tmp_path: Path, task: Classification) -> Callable[..., Job]:
             delta=delta,
             task=task,
             batches=Batches(
-                examples=examples,
-                task=task,
+                examples,
+                Share(
+                    task=task,
+                    micro_batch_size=micro_batch_size,
+                    pad=0,
+                    rank=accelerator.process_index,
+                    world=accelerator.num_processes,
+                ),
                 batch_size=batch_size,
-                micro_batch_size=micro_batch_size,
                 seed=seed,
-                pad=0,
-                rank=accelerator.process_index,
-                world=accelerator.num_processes,
             ),
             training=TrainingSection(**{"epochs": 2.0, **(section or {})}),
             rates=lambda delta: dict.fromkeys(delta.trained(), learning_rate),

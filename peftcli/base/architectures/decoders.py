@@ -16,6 +16,7 @@ from peftcli.base.architectures.expressions import derived, field, flag
 QKV = ("W_q", "W_k", "W_v")
 LM_HEAD = Piece(path="lm_head", shape=("vocabulary", "embedding"), when="!tied")
 SCORE = (linear("score", "", "embedding", "labels", "never"),)
+PER_TOKEN = {"token-classification": (linear("classifier", "", "width", "labels"),)}
 
 
 def _conv1d(path: str, sites: tuple[str, ...], d_in: str, d_out: str) -> Piece:
@@ -63,7 +64,7 @@ GPT2 = Architecture(
         ),
     ),
     around=(table("wte", "vocabulary", site="embeddings"), table("wpe", "positions"), norm("ln_f")),
-    heads={"classification": SCORE},
+    heads={"classification": SCORE, **PER_TOKEN},
     lm_head=LM_HEAD,
     causal=True,
     positions="positions",
@@ -105,7 +106,7 @@ GPT_NEO = Architecture(
         ),
     ),
     around=(table("wte", "vocabulary", site="embeddings"), table("wpe", "positions"), norm("ln_f")),
-    heads={"classification": SCORE},
+    heads={"classification": SCORE, **PER_TOKEN},
     lm_head=LM_HEAD,
     causal=True,
     attention_interface=False,
@@ -149,7 +150,7 @@ GPT_NEOX = Architecture(
         ),
     ),
     around=(table("embed_in", "vocabulary", site="embeddings"), norm("final_layer_norm")),
-    heads={"classification": SCORE},
+    heads={"classification": SCORE, **PER_TOKEN},
     lm_head=LM_HEAD,
     causal=True,
     positions="positions",
@@ -251,7 +252,7 @@ BLOOM = Architecture(
         norm("word_embeddings_layernorm"),
         norm("ln_f"),
     ),
-    heads={"classification": SCORE},
+    heads={"classification": SCORE, **PER_TOKEN},
     lm_head=LM_HEAD,
     causal=True,
     attention_interface=False,

@@ -67,7 +67,7 @@ def _two_layer_head(first: str, second: str) -> tuple[Piece, ...]:
     return linear(first, "", "width", "width"), linear(second, "", "width", "labels")
 
 
-def _pooler(when: str = "always") -> Piece:
+def _pooler(when: str) -> Piece:
     return Piece(path="pooler.dense", shape=("width", "width"), bias="always", when=when, optional=True)
 
 
@@ -96,7 +96,7 @@ def _bert_like(
 BERT = _bert_like(
     "bert",
     _bert_fields(),
-    (norm("embeddings.LayerNorm"), _pooler()),
+    (norm("embeddings.LayerNorm"), _pooler("!per_token")),
     (linear("classifier", "", "width", "labels"),),
     "positions",
 )

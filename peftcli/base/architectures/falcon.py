@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from peftcli.base.architectures.architecture import Architecture, Piece, StackPlan, Sublayer, linear, norm, table
-from peftcli.base.architectures.decoders import LM_HEAD, QKV, SCORE
+from peftcli.base.architectures.decoders import LM_HEAD, PER_TOKEN, QKV, SCORE
 from peftcli.base.architectures.expressions import Field, derived, field, flag
 
 _FUSED = "self_attention.query_key_value"
@@ -71,7 +71,7 @@ FALCON = Architecture(
         ),
     ),
     around=(table("word_embeddings", "vocabulary", site="embeddings"), norm("ln_f")),
-    heads={"classification": SCORE},
+    heads={"classification": SCORE, **PER_TOKEN},
     lm_head=LM_HEAD,
     causal=True,
     attention_interface=False,

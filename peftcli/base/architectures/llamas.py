@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from peftcli.base.architectures.architecture import Architecture, Piece, StackPlan, Sublayer, linear, table
 from peftcli.base.architectures.decoders import LM_HEAD, QKV, SCORE
@@ -62,6 +62,7 @@ def _rms(path: str, site: str = "", width: str = "width", post: bool = False) ->
     return Piece(path=path, shape=(width,), sites=(site,) if site else (), post=post)
 
 
+_PER_TOKEN = {"token-classification": (linear("score", "", "width", "labels"),)}
 _PRE = (_rms("input_layernorm", "attention_norm"), _rms("post_attention_layernorm", "ffn_norm"))
 _SANDWICH = (
     _rms("input_layernorm", "attention_norm"),
@@ -95,7 +96,7 @@ def _llama_like(
             ),
         ),
         around=(table("embed_tokens", "vocabulary", site="embeddings"), _rms("norm")),
-        heads={"classification": SCORE},
+        heads={"classification": SCORE, **_PER_TOKEN},
         lm_head=LM_HEAD,
         causal=True,
         positions="positions",
@@ -153,7 +154,7 @@ GEMMA2 = _llama_like(
     _NORMED,
 )
 
-GEMMA3 = _llama_like(
+_GEMMA3 = _llama_like(
     "gemma3_text",
     _fields(
         _Defaults(vocabulary=262208, positions=131072, tied=True, **_GEMMA),
@@ -162,6 +163,8 @@ GEMMA3 = _llama_like(
     (*_attention("attention_bias", "attention_bias"), *_HEAD_NORMS, *_ffn(), *_SANDWICH),
     _NORMED,
 )
+# transformers has no Gemma 3 that labels tokens.
+GEMMA3 = replace(_GEMMA3, heads={"classification": SCORE})
 
 PHI3 = _llama_like(
     "phi3",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from peftcli.base.architectures.architecture import Architecture, Piece, StackPlan, Sublayer, linear, norm, table
-from peftcli.base.architectures.expressions import Field, derived, field, flag
+from peftcli.base.architectures.expressions import ALWAYS, Field, derived, field, flag
 
 _PATCHES = "image/patch*image_width/patch_width"
 
@@ -50,6 +50,10 @@ def _stack(block: str, attention: str, out: str, norms: tuple[str, str]) -> Stac
     )
 
 
+def _head(path: str, when: str = ALWAYS) -> Piece:
+    return Piece(path=path, shape=("labels", "width"), bias=ALWAYS, when=when)
+
+
 def _bare(path: str, *shape: str) -> Piece:
     return Piece(path=path, shape=shape, bare=True)
 
@@ -72,7 +76,7 @@ def _vit_like(family: str, special: tuple[str, ...], fields: Mapping[str, Field]
             norm("layernorm"),
             Piece(path="pooler.dense", shape=("pooled", "width"), bias="always", when="bare", optional=True),
         ),
-        heads={"classification": (linear("classifier", "", "width", "labels"),)},
+        heads={"classification": (_head("classifier"),)},
         # Checkpoints keep the names that modules had before transformers 5.
         renames=(
             (r"^encoder\.layer\.", "layers."),
@@ -86,8 +90,23 @@ def _vit_like(family: str, special: tuple[str, ...], fields: Mapping[str, Field]
     )
 
 
+_TAUGHT = "DeiTForImageClassificationWithTeacher"  # transformers decides by the config's architectures
+
 VIT = _vit_like("vit", ("cls_token",), _fields(16))
-DEIT = _vit_like("deit", ("cls_token", "distillation_token"), _fields(16))
+DEIT = replace(
+    _vit_like(
+        "deit",
+        ("cls_token", "distillation_token"),
+        {**_fields(16), "taught": Field(keys=("architectures",), default=[], holds=_TAUGHT)},
+    ),
+    heads={
+        "classification": (
+            _head("classifier", when="!taught"),
+            _head("cls_classifier", when="taught"),
+            _head("distillation_classifier", when="taught"),
+        )
+    },
+)
 
 CLIP_VISION = Architecture(
     family="clip_vision_model",
@@ -102,6 +121,8 @@ CLIP_VISION = Architecture(
         norm("pre_layrnorm"),
         norm("post_layernorm"),
     ),
-    heads={"classification": (linear("classifier", "", "width", "labels"),)},
+    heads={},  # transformers has no class that classifies with it alone
 )
-CLIP = replace(CLIP_VISION, family="clip", section="vision_config")
+CLIP = replace(
+    CLIP_VISION, family="clip", section="vision_config", heads={"classification": (_head("classifier"),)}
+)

@@ -38,7 +38,7 @@ class Alpaca(Format):
     )
     required: ClassVar[tuple[str, ...]] = ("instruction", "output")
     texts: ClassVar[tuple[str, ...]] = ("instruction", "output")
-    answer: ClassVar[str] = "the output"
+    learned: ClassVar[str] = "the output"
 
     def problems(self, table: Table) -> list[Problem]:
         """Return the inputs that are neither text nor missing."""
@@ -49,8 +49,11 @@ class Alpaca(Format):
     def question(self, row: Row) -> Sequence[Any]:
         return [self.text(row, "instruction"), self.text(row, "input")]
 
+    def answered(self, row: Row) -> str:
+        return self.text(row, "output")
+
     def renderings(self, row: Row, reader: Any) -> Iterator[Rendering]:  # noqa: ANN401
         instruction, given = self.text(row, "instruction"), self.text(row, "input")
         form = WITH_INPUT if given else WITHOUT_INPUT
-        prompt = Segment(form.format(instruction=instruction, input=given), self.on_all, loses="start")
-        yield Rendering((prompt, Segment(self.text(row, "output"), supervised=True)))
+        prompt = Segment(form.format(instruction=instruction, input=given), loses="start")
+        yield Rendering((prompt, Segment(self.answered(row), answer=True)))

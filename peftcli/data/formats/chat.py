@@ -31,7 +31,7 @@ class Chat(Format):
     Where the last exchange alone is too long, the user's message loses its start.
     """
 
-    answer: ClassVar[str] = "the assistant's turn"
+    learned: ClassVar[str] = "the assistant's turn"
     templated: ClassVar[bool] = True
 
     @abstractmethod
@@ -58,6 +58,9 @@ class Chat(Format):
         messages = _until_answered(self.messages(row))[:-1]
         return [text for m in messages for text in (m["role"], m.get("content") or "")]
 
+    def answered(self, row: Row) -> str:
+        return str(_until_answered(self.messages(row))[-1].get("content") or "")
+
     def renderings(self, row: Row, reader: Any) -> Iterator[Rendering]:  # noqa: ANN401
         render = renderer(reader, self.chat_template, row.where)
         messages = _until_answered(self.messages(row))
@@ -79,18 +82,15 @@ class _Conversation:
     def rendering(self, form: Chat, *, shorter: int | None = None) -> Rendering:
         """Return the whole text; message ``shorter`` may lose its start."""
         whole = self.render(self.messages, False)
-        answers = [i for i in self._answers() if not form.on_all]
+        answers = self._answers()
         segments: list[Segment] = []
         at = 0
         closed = False
         for index in answers[-1:] if form.train_on == "last" else answers:
             start, end, closed = self._answer(index, whole)
-            segments += [Segment(whole[at:start], supervised=False), Segment(whole[start:end], supervised=True)]
+            segments += [Segment(whole[at:start]), Segment(whole[start:end], answer=True)]
             at = end
-        if whole[at:]:
-            segments.append(Segment(whole[at:], supervised=form.on_all))
-        if form.on_all:
-            closed = self._closed(whole)
+        segments.append(Segment(whole[at:]))
         if shorter is not None:
             segments = self._losing(shorter, segments)
         return Rendering(tuple(s for s in segments if s.text), closed)
@@ -116,9 +116,6 @@ class _Conversation:
         closed = _is_closed(turn, self.messages[index])
         return len(before), len(before) + len(turn.rstrip() if closed else turn), closed
 
-    def _closed(self, whole: str) -> bool:
-        return _is_closed(whole, self.messages[-1])
-
     def _losing(self, index: int, segments: list[Segment]) -> list[Segment]:
         """Return the segments with the content of message ``index`` as one that may lose its start."""
         content = self.messages[index]["content"].strip()
@@ -127,9 +124,8 @@ class _Conversation:
         at = asked.rfind(content) if content and first.text.startswith(asked) else -1
         if at < 0:
             return segments
-        learned, end = first.supervised, at + len(content)
-        cut = Segment(content, learned, loses="start")
-        return [Segment(first.text[:at], learned), cut, Segment(first.text[end:], learned), *rest]
+        cut = Segment(content, loses="start")
+        return [Segment(first.text[:at]), cut, Segment(first.text[at + len(content) :]), *rest]
 
 
 def _is_closed(text: str, message: Message) -> bool:

@@ -16,16 +16,16 @@ TrainOn = Literal["completion", "last", "all"]
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of text that is learned as a whole or not at all.
+    """A stretch of a row's text.
 
     Attributes:
         text: May be empty.
-        supervised: Whether the loss is computed on its tokens.
+        answer: Whether it is what the model shall write.
         loses: Which end of it goes where the row is too long.
     """
 
     text: str
-    supervised: bool
+    answer: bool = False
     loses: Literal["", "start", "end"] = ""
 
 
@@ -51,10 +51,10 @@ class Format(ABC):
         required: The columns that every row needs; the others are optional.
         texts: The columns whose values are text.
         blank: Those of them that may be blank.
-        answer: What its rows teach, in words.
+        learned: What its rows teach, in words.
         templated: Whether a chat template writes the special tokens, rather than the tokenizer.
         columns: What the format calls a column -> what the files call it.
-        train_on: Which part of a row is learned.
+        train_on: Which answers are learned.
         chat_template: What replaces the tokenizer's own template.
     """
 
@@ -62,7 +62,7 @@ class Format(ABC):
     required: ClassVar[tuple[str, ...]]
     texts: ClassVar[tuple[str, ...]]
     blank: ClassVar[tuple[str, ...]] = ()
-    answer: ClassVar[str] = "the completion"
+    learned: ClassVar[str] = "the completion"
     templated: ClassVar[bool] = False
 
     columns: Mapping[str, str]
@@ -95,6 +95,10 @@ class Format(ABC):
         """Return what makes two rows the same question."""
 
     @abstractmethod
+    def answered(self, row: Row) -> str:
+        """Return the (last) answer, as it stands in the row."""
+
+    @abstractmethod
     def renderings(self, row: Row, reader: Any) -> Iterator[Rendering]:  # noqa: ANN401  # a tokenizer
         """Yield the row as text, and then shorter forms of it for where that is too long.
 
@@ -106,11 +110,6 @@ class Format(ABC):
         """Return the text of a column, empty where the files have none."""
         value = row.values.get(self.columns[role]) if role in self.columns else None
         return value if isinstance(value, str) else ""
-
-    @property
-    def on_all(self) -> bool:
-        """Whether everything is learned, prompts too."""
-        return self.train_on == "all"
 
 
 def _complete(cls: type[Format], names: Mapping[str, str], present: Sequence[str]) -> bool:

@@ -19,10 +19,13 @@ class PlainText(Format):
     alternatives: ClassVar[tuple[Mapping[str, str], ...]] = ({"text": "text"},)
     required: ClassVar[tuple[str, ...]] = ("text",)
     texts: ClassVar[tuple[str, ...]] = ("text",)
-    answer: ClassVar[str] = "the text"
+    learned: ClassVar[str] = "the text"
 
     def question(self, row: Row) -> Sequence[Any]:
         return [self.text(row, "text")]
 
+    def answered(self, row: Row) -> str:
+        return self.text(row, "text")
+
     def renderings(self, row: Row, reader: Any) -> Iterator[Rendering]:  # noqa: ANN401
-        yield Rendering((Segment(self.text(row, "text"), supervised=True, loses="end"),))
+        yield Rendering((Segment(self.answered(row), answer=True, loses="end"),))

@@ -28,11 +28,15 @@ class PromptCompletion(Format):
     blank: ClassVar[tuple[str, ...]] = ("prompt",)
 
     def question(self, row: Row) -> Sequence[Any]:
-        return [self.text(row, "prompt") or self.text(row, "completion")]
+        prompt = self.text(row, "prompt")
+        return [prompt if prompt.strip() else self.answered(row)]
+
+    def answered(self, row: Row) -> str:
+        return self.text(row, "completion")
 
     def renderings(self, row: Row, reader: Any) -> Iterator[Rendering]:  # noqa: ANN401
-        prompt = Segment(self.prompt(row), self.on_all, loses="start")
-        yield Rendering((prompt, Segment(self.text(row, "completion"), supervised=True)))
+        prompt = Segment(self.prompt(row), loses="start")
+        yield Rendering((prompt, Segment(self.answered(row), answer=True)))
 
     def prompt(self, row: Row) -> str:
         """Return the text that the completion follows, with the separator."""

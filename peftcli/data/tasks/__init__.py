@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from peftcli.data.tasks.causal_lm import CausalLm
 from peftcli.data.tasks.classification import Classification
+from peftcli.data.tasks.image_classification import ImageClassification
+from peftcli.data.tasks.multi_label import MultiLabel
+from peftcli.data.tasks.regression import Regression
 from peftcli.data.tasks.seq2seq import Seq2Seq
 from peftcli.data.tasks.task import Task
+from peftcli.data.tasks.token_classification import TokenClassification, WordTags
 from peftcli.errors import ArtifactError, Problem, RecipeError
 
 if TYPE_CHECKING:
@@ -18,15 +22,32 @@ if TYPE_CHECKING:
 __all__ = [
     "CausalLm",
     "Classification",
+    "ImageClassification",
+    "MultiLabel",
+    "Regression",
     "Seq2Seq",
     "Task",
+    "TokenClassification",
+    "WordTags",
     "make_task",
     "model_class",
     "network_of",
     "task_from_manifest",
 ]
 
-_TASKS: dict[str, type[Task]] = {task.name: task for task in (Classification, CausalLm, Seq2Seq)}
+_TASKS: dict[str, type[Task]] = {
+    task.name: task
+    for task in (
+        Classification,
+        MultiLabel,
+        Regression,
+        TokenClassification,
+        WordTags,
+        CausalLm,
+        Seq2Seq,
+        ImageClassification,
+    )
+}
 
 
 def make_task(section: DataSection, train: Table) -> Task:
@@ -43,7 +64,7 @@ def make_task(section: DataSection, train: Table) -> Task:
     meaningless = sorted(asked - set(task.settings))
     if problems := [Problem(what=f"data.{key} means nothing for {task.name}") for key in meaningless]:
         raise RecipeError(problems)
-    return task.from_section(section, train)
+    return task.variant(section).from_section(section, train)
 
 
 def task_from_manifest(manifest: Mapping[str, Any]) -> Task:
@@ -56,6 +77,11 @@ def task_from_manifest(manifest: Mapping[str, Any]) -> Task:
     if not isinstance(name, str) or name not in _TASKS:
         raise ArtifactError(f"the artifact names the task {name!r}", hint=f"Known are {', '.join(_TASKS)}.")
     return _TASKS[name].from_manifest(manifest)
+
+
+def has_labels(name: str) -> bool:
+    """Return whether the task called ``name`` has labels that the training rows, or the recipe, must tell it."""
+    return hasattr(_TASKS[name], "labels")
 
 
 def model_class(name: str) -> str:

@@ -1,18 +1,22 @@
-"""Language modelling of completions: the loss is on what follows the prompt."""
+"""Language modelling: of completions, answers in a conversation, or whole texts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 
+from peftcli.data.chat_template import read_template
 from peftcli.data.complaints import lines, raise_all
 from peftcli.data.examples import IGNORED, Example, Examples, check_ids, pad_examples
-from peftcli.data.tasks.columns import absent, check_roles, require, text_problems
+from peftcli.data.formats import Format, TrainOn, find_format, format_of
+from peftcli.data.segments import Frame, apart, joined
+from peftcli.data.tasks.columns import absent, require, text_problems
 from peftcli.data.tasks.generating import Generating
 from peftcli.data.tasks.labelled_logits import labelled_logits
 from peftcli.data.tasks.task import normalised
-from peftcli.errors import DataError, Problem
+from peftcli.errors import ArtifactError, DataError, Problem, RecipeError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,80 +26,145 @@ if TYPE_CHECKING:
     from peftcli.data.tables import Row, Table
     from peftcli.recipe.recipe import DataSection
 
-_CHUNK = 4096
+_CHUNK = 1024
 _MOST_DROPPED = 0.01
-SEPARATOR = "\n"
-"""What stands between a prompt and its completion, unless the prompt ends in white space."""
+_REFERENCES = "references"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CausalLm(Generating):
-    """A completion for each prompt.
+    """Rows of one format (see data.formats), found from their columns or from those that the recipe names.
 
-    The columns are ``completion`` and, optional, ``prompt`` (default: the file's own of these names, or ``target``
-    and ``input`` where there is no ``completion``). Prompt and completion become tokens apart, so the prompt's are
-    what generation is given, the completion's are what it has to produce, and the labels are exactly the latter and
-    the end of the text. A row that is too long loses the start of its prompt, never a part of its completion.
+    What stands before an answer becomes the tokens that generation is given, and the labels are exactly the answer and
+    its end: of every answer of a row, of the last one, or (``data.train_on: all``) of everything. A row that is too
+    long loses of its prompt, never of an answer that is learned; what that is, its format says.
     """
 
     name: ClassVar[str] = "causal-lm"
     model_class: ClassVar[str] = "AutoModelForCausalLM"
-    inputs: ClassVar[tuple[str, ...]] = ("prompt",)
+    inputs: ClassVar[tuple[str, ...]] = ()
     answer: ClassVar[str] = "completion"
+    settings: ClassVar[tuple[str, ...]] = ("train_on", "chat_template")
+
+    train_on: TrainOn = "completion"
+    chat_template: str | None = None
 
     @classmethod
     def from_section(cls, section: DataSection, train: Table) -> Self:
         """Return the task of a recipe."""
-        check_roles(section.columns, ("prompt", "completion", "references"))
+        references = {r: name for r, name in section.columns.items() if r == _REFERENCES}
+        named = {r: name for r, name in section.columns.items() if r != _REFERENCES}
         present = train.columns()
-        pair = ("input", "target") if "completion" not in present and "target" in present else ("prompt", "completion")
-        prompt = {"prompt": pair[0]} if pair[0] in present else {}
-        names = {**prompt, "completion": pair[1], **section.columns}
-        task = cls(column_names=names, max_length=section.max_length)
-        require(train, task.text_columns)
+        form = find_format(named, present)
+        names = form.names(present, named)
+        if section.chat_template is not None and not form.templated:
+            what = f"data.chat_template means nothing for rows of {' and '.join(names.values())}"
+            raise RecipeError(what, hint="It is what rows of messages or conversations are written with.")
+        task = cls(
+            column_names={**names, **references},
+            max_length=section.max_length,
+            train_on=section.train_on,
+            chat_template=section.chat_template and read_template(section.chat_template),
+        )
+        require(train, task._needed)
         return task
 
+    @classmethod
+    def from_manifest(cls, manifest: Mapping[str, Any]) -> Self:
+        """Return the task that :meth:`manifest` described."""
+        task = super().from_manifest(manifest)
+        train_on, template = manifest.get("train_on", "completion"), manifest.get("chat_template")
+        if format_of(task.text_columns) is None:
+            raise ArtifactError(f"the artifact's task has the columns {dict(task.column_names)!r}")
+        if train_on not in get_args(TrainOn) or not isinstance(template, str | None):
+            raise ArtifactError(f"the artifact's task has the train_on {train_on!r} or no text for a chat_template")
+        return replace(task, train_on=train_on, chat_template=template)
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what must be known to measure a delta later, for JSON."""
+        return {**super().manifest(), "train_on": self.train_on, "chat_template": self.chat_template}
+
+    @cached_property
+    def format(self) -> Format:
+        """The format of the rows."""
+        form = format_of(self.text_columns)
+        assert form is not None, "columns come from a format"
+        return form(columns=self.text_columns, train_on=self.train_on, chat_template=self.chat_template)
+
+    @property
+    def _needed(self) -> dict[str, str]:
+        names = {*self.format.required, *self.format.texts}
+        return {role: name for role, name in self.text_columns.items() if role in names}
+
     def problems(self, table: Table) -> list[Problem]:
-        """Return what is wrong with the columns and texts of ``table``; a prompt may be blank."""
-        if missing := absent(table, self.text_columns):
+        """Return what is wrong with the columns and texts of ``table``."""
+        if missing := absent(table, self._needed):
             return missing
-        prompt = self.column_names.get("prompt")
-        prompts = text_problems(table, prompt, blank=True) if prompt else []
-        completions = text_problems(table, self.column_names["completion"])
-        return [*prompts, *completions, *self.reference_problems(table)]
+        form = self.format
+        roles = [role for role in form.texts if role in form.columns]
+        texts = [text_problems(table, form.columns[role], blank=role in form.blank) for role in roles]
+        return [*(p for found in texts for p in found), *form.problems(table), *self.reference_problems(table)]
 
     def key(self, row: Row) -> str:
-        """Return the normalised prompt, or the completion of a row without one."""
-        return super().key(row) or normalised(row.values.get(self.column_names["completion"]))
+        """Return the normalised question, or the text of a row without one."""
+        return "\0".join(normalised(text) for text in self.format.question(row))
 
-    def prompt(self, row: Row) -> str:
-        """Return the text that the completion of ``row`` follows, with the separator."""
-        text: str = row.values[self.column_names["prompt"]] if "prompt" in self.column_names else ""
-        return f"{text}{SEPARATOR}" if text and not text[-1].isspace() else text
+    def references(self, row: Row) -> tuple[str, ...]:
+        """Return the texts that ``row`` allows as an answer: its ``references``, or else its last answer."""
+        if row.values.get(self.column_names.get(_REFERENCES, _REFERENCES)) is not None:
+            return super().references(row)
+        return (self.format.answered(row),)
 
     def encode(
         self, table: Table, reader: PreTrainedTokenizerBase, max_length: int, vocabulary: int | None = None
     ) -> Examples:
-        """Return the examples; rows whose completion does not fit are left out, and refused if more than 1 %."""
+        """Return the examples; rows whose answer does not fit are left out, and refused if more than 1 %."""
         raise_all(self.problems(table))
-        frame = _Frame.of(reader, max_length)
+        frame = Frame.of(reader, max_length, self.format)
         examples: list[Example] = []
         dropped: list[str] = []
         truncated = 0
         for start in range(0, len(table), _CHUNK):
             rows = table.rows[start : start + _CHUNK]
-            prompts = _tokens(reader, [self.prompt(row) for row in rows])
-            completions = _tokens(reader, [row.values[self.column_names["completion"]] for row in rows])
-            for index, row in enumerate(rows):
-                example, cut = frame.example(prompts[index], completions[index], start + index, row.where)
-                truncated += cut
+            for index, (example, shortened) in enumerate(self._examples(rows, reader, frame)):
                 if example is None:
-                    dropped.append(row.where)
+                    dropped.append(rows[index].where)
                 else:
-                    examples.append(replace(example, references=self.references(row)))
-        _check_dropped(dropped, len(table), max_length)
+                    examples.append(replace(example, row=start + index, references=self.references(rows[index])))
+                    truncated += shortened
+        _check_dropped(dropped, len(table), max_length, self.format.learned)
         check_ids(examples, vocabulary)
         return Examples(examples, self._counts(examples, len(table), truncated))
+
+    def _examples(
+        self, rows: Sequence[Row], reader: PreTrainedTokenizerBase, frame: Frame
+    ) -> Iterator[tuple[Example | None, bool]]:
+        """Yield the example of each row, None where the row does not fit; and whether some of it was left out."""
+        tokens = joined if self.format.templated else apart
+        forms = [self.format.renderings(row, reader) for row in rows]
+        whole = [next(form) for form in forms]
+        for row, rendering, ids, shorter in zip(rows, whole, tokens(reader, whole), forms, strict=True):
+            fitted = frame.fit(rendering, ids)
+            shortened = fitted is None or fitted.cut
+            while fitted is None and (other := next(shorter, None)):
+                fitted = frame.fit(other, tokens(reader, [other])[0])
+            if fitted is None:
+                yield None, False
+            else:
+                given = {"input_ids": fitted.ids, "labels": fitted.labels}
+                yield Example(given, len(fitted.ids), 0, row.where, prompt=fitted.prompt), shortened
+
+    def prompted(self, example: Example) -> Example:
+        """Return what a text is generated from: all that stands before the last answer."""
+        end = example.prompt
+        if end is None:
+            return super().prompted(example)
+        return replace(example, ids={key: ids[:end] for key, ids in example.ids.items()}, length=end)
+
+    def told(self, examples: Examples) -> str:
+        """Return how long the examples are, and how many of their tokens are learned."""
+        share = examples.counts["supervised"] / examples.counts["tokens"]
+        return f"{super().told(examples)}, {100 * share:.3g} % of them supervised"
 
     def items(self, example: Example) -> int:
         """Return the number of tokens with a label."""
@@ -129,50 +198,7 @@ class CausalLm(Generating):
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """What a tokenizer puts around a text, and the room inside."""
-
-    start: list[int]
-    lone_start: list[int]
-    end: list[int]
-    max_length: int
-
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Self:
-        """Return the frame: the start that the tokenizer itself adds, and one for rows without a prompt."""
-        plain: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
-        full: list[int] = tokenizer("a")["input_ids"]
-        at = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)
-        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        # Without anything before it the first token could not be predicted: a text starts where another ended.
-        lone = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        return cls(start=full[:at], lone_start=full[:at] or lone or end, end=end, max_length=max_length)
-
-    def example(self, prompt: list[int], completion: list[int], row: int, where: str) -> tuple[Example | None, bool]:
-        """Return the example, or None where the completion does not fit; and whether the prompt was cut."""
-        start = self.start if prompt else self.lone_start
-        answer = completion + self.end
-        room = self.max_length - len(start) - len(answer)
-        if room < 0 or not completion or (prompt and not start and room == 0):
-            return None, False
-        kept = prompt[max(0, len(prompt) - room) :]
-        before = start + kept
-        ids = before + answer
-        labels = [IGNORED] * len(before) + answer
-        labels[0] = IGNORED
-        example = Example({"input_ids": ids, "labels": labels}, len(ids), row, where)
-        return (example if len(ids) > 1 else None), len(kept) < len(prompt)
-
-
-def _tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    # verbose=False: a text longer than the model is cut later, and needs no warning.
-    encoding = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, truncation=False, verbose=False)
-    ids: list[list[int]] = encoding["input_ids"]
-    return ids
-
-
-def _check_dropped(dropped: Sequence[str], rows: int, max_length: int) -> None:
+def _check_dropped(dropped: Sequence[str], rows: int, max_length: int, learned: str) -> None:
     if len(dropped) == rows or len(dropped) > _MOST_DROPPED * rows:
-        what = f"the completion alone is longer than {max_length} tokens in {lines(dropped)} of {rows}"
+        what = f"{learned} alone is longer than {max_length} tokens in {lines(dropped)} of {rows}"
         raise DataError(what, where=dropped[0], hint="Raise data.max_length, or leave these rows out.")

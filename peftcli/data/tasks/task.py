@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from peftcli.data.examples import SHARES
 from peftcli.data.metrics import LOSSES, check_names, is_module, own_metric
 from peftcli.errors import ArtifactError, Problem
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from peftcli.data.examples import Example, Examples, VirtualTokens
+    from peftcli.data.shown import Shown
     from peftcli.data.tables import Row, Table
     from peftcli.metrics.scored import Scored
     from peftcli.recipe.recipe import DataSection
@@ -59,8 +61,14 @@ class Task(ABC):
     max_length: int | None = None
 
     @classmethod
+    def variant(cls, section: DataSection) -> type[Task]:
+        """Return the class that does what the recipe asks of this task: another one where its rows are of another kind."""
+        del section
+        return cls
+
+    @classmethod
     @abstractmethod
-    def from_section(cls, section: DataSection, train: Table) -> Self:
+    def from_section(cls, section: DataSection, train: Table) -> Task:
         """Return the task of a recipe (see make_task)."""
 
     @classmethod
@@ -146,6 +154,19 @@ class Task(ABC):
     def network_settings(self) -> dict[str, Any]:
         """Return what the network's configuration must say for this task."""
 
+    def told(self, examples: Examples) -> str:
+        """Return what people are told of the examples before a run: how long they are."""
+        lengths = examples.lengths()
+        within = ", ".join(f"{share} % within {lengths[f'p{share}']:,}" for share in SHARES)
+        return f"tokens per row: {within}, longest {lengths['max']:,}"
+
+    def shown(self, example: Example, reader: Any) -> Shown:  # noqa: ANN401
+        """Return an example as people read it, its learned tokens told apart."""
+        from peftcli.data.shown import Shown, label_text, stretches
+
+        found = stretches(example, reader) if self.reads == "text" else ()
+        return Shown(found, label_text(example.label, self.network_settings().get("id2label", {})))
+
     def check_metrics(self, names: Sequence[str]) -> None:
         """Check the metrics that a recipe names.
 
@@ -182,6 +203,11 @@ class Task(ABC):
         """Return the group of which a share of the rows takes its part."""
         del row
         return ""
+
+    def labels_in(self, row: Row) -> Sequence[str]:
+        """Return the labels that ``row`` adds to the count of each."""
+        del row
+        return ()
 
 
 def normalised(text: object) -> str:

@@ -55,7 +55,8 @@ def test_what_stands_before_the_labels_is_what_generation_is_given(tokenizer):
 
 
 def test_a_newline_parts_a_prompt_from_its_completion_unless_it_ends_in_space():
-    prompts = [TASK.prompt(row) for row in table(("a", "x"), ("a ", "x"), ("a\n", "x"), ("", "x")).rows]
+    rows = table(("a", "x"), ("a ", "x"), ("a\n", "x"), ("", "x")).rows
+    prompts = [next(TASK.format.renderings(row, None)).segments[0].text for row in rows]
     assert prompts == ["a\n", "a ", "a\n", ""]
 
 

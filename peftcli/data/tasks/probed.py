@@ -1,0 +1,93 @@
+"""Answers of a linear map of the frozen base model's features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+
+from peftcli.data.tasks.reframed import Reframed, scores
+from peftcli.errors import ArtifactError, MethodError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from peftcli.data.tasks.task import Task
+
+Pooling = Literal["mean", "first", "last"]
+_NAMES = ("weight", "bias")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probed(Reframed):
+    """A linear map of one vector per row: of the last hidden states the mean, the first or the last.
+
+    Attributes:
+        pooling: Which vector; padding takes no part.
+        weight: Shapes: (outputs, width).
+        bias: Shapes: (outputs).
+    """
+
+    name: ClassVar[str] = "probed"
+    model_class: ClassVar[str] = "AutoModel"
+
+    pooling: Pooling
+    weight: Tensor | None = field(default=None, compare=False, repr=False)
+    bias: Tensor | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def reopened(cls, of: Task, manifest: Mapping[str, Any]) -> Self:
+        """Return what :meth:`manifest` described; its tensors come apart."""
+        if manifest.get("pooling") not in get_args(Pooling):
+            raise ArtifactError(f"the artifact's task has the pooling {manifest.get('pooling')!r}")
+        return cls.around(of, pooling=manifest["pooling"])
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what must be known to measure with it later, for JSON."""
+        return {**super().manifest(), "pooling": self.pooling}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the map."""
+        return {name: tensor for name in _NAMES if (tensor := getattr(self, name)) is not None}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
+        """Return the task with its map."""
+        outputs = self.of.network_settings().get("num_labels")
+        ranks = {name: tensor.dim() for name, tensor in tensors.items()}
+        if ranks != {"weight": 2, "bias": 1} or {len(tensor) for tensor in tensors.values()} != {outputs}:
+            raise ArtifactError(f"the probe's tensors are {sorted(ranks)}, not a weight and a bias for {outputs} outputs")
+        return replace(self, **tensors)
+
+    def answering(self, network: nn.Module) -> Any:  # noqa: ANN401
+        """Return what maps the features of a batch."""
+
+        def answer(**inputs: Tensor) -> Any:  # noqa: ANN401
+            found = features(network, inputs, self.pooling)
+            assert self.weight is not None and self.bias is not None, "a probe is fitted first"
+            return scores(found @ self.weight.to(found).T + self.bias.to(found))
+
+        return answer
+
+
+def features(network: nn.Module, inputs: Mapping[str, Tensor], pooling: Pooling) -> Tensor:
+    """Return one vector per row of the last hidden states, in float32. Shapes: (batch, width).
+
+    Raises:
+        MethodError: The network has no last hidden states of its inputs.
+    """
+    import torch
+
+    try:
+        hidden = network(**inputs).last_hidden_state.float()
+    except AttributeError:
+        what = f"{type(network).__name__} shows no last hidden state to probe"
+        raise MethodError(what, hint="Use an encoder or a decoder as the base.") from None
+    mask = inputs.get("attention_mask")
+    mask = torch.ones(hidden.shape[:2], device=hidden.device) if mask is None else mask
+    if pooling == "first":
+        return hidden[:, 0]
+    if pooling == "last":
+        last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
+        return hidden[torch.arange(len(hidden), device=hidden.device), last]
+    weights = mask.unsqueeze(-1).to(hidden)
+    return (hidden * weights).sum(1) / weights.sum(1)

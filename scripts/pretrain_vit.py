@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -24,6 +25,7 @@ SIZE = 16  # pixels a side
 PATCH = 4
 NETWORK = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256}
 KNOWN = 5  # of the ten digits, those that are learned here
+PROCESSOR = "preprocessor_config.json"
 VALIDATED = 8  # every eighth image is validated on
 
 
@@ -82,12 +84,15 @@ def new_network(folder: Path, seed: int) -> Path:
         "image_mean": [0.5] * 3,
         "image_std": [0.5] * 3,
     }
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2))
+    (folder / PROCESSOR).write_text(json.dumps(processor, indent=2))
     return folder
 
 
 def pretrain(start: Path, images: Path, base: Path, options: argparse.Namespace) -> None:
     """Train every number of the network, and write the checkpoint."""
+    from transformers import ViTModel
+    from transformers.utils.logging import disable_progress_bar
+
     from peftcli.pipeline.merging import MergeOptions, merge
     from peftcli.pipeline.progress import Silent
     from peftcli.pipeline.reading import read
@@ -106,7 +111,11 @@ seed: {options.seed}
     run = start.parent / "run"
     report = train(read(recipe), TrainOptions(out=run), Silent()).report
     print(f"accuracy on what it has not seen: {report['metrics']['validation']['accuracy']:.3f}")
-    merge(run, base, MergeOptions(), Silent())
+    merge(run, start.parent / "merged", MergeOptions(), Silent())
+    disable_progress_bar()
+    # Without its head: as many labels of another kind would otherwise begin with it.
+    ViTModel.from_pretrained(start.parent / "merged", add_pooling_layer=False).save_pretrained(base)
+    shutil.copy(start / PROCESSOR, base)
     print(f"wrote {base} in {report['cost']['seconds']:.0f} s")
 
 

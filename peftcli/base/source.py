@@ -22,7 +22,8 @@ _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _INDEX_LIMIT = 64 * 2**20  # bytes; the largest published ones have a tenth
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+_WEIGHT_FILES = "*.safetensors"
+_FILES = ["*.json", _WEIGHT_FILES, "*.txt", "*.model", "*.jinja"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -57,6 +58,22 @@ def find_source(name: str, revision: str | None = None, *, offline: bool | None 
     source = _find(name, revision, offline, _FILES)
     read_config(str(source.folder))
     check_weights(source.folder)
+    return source
+
+
+def find_reader(name: str, revision: str | None = None, *, offline: bool | None = None) -> Source:
+    """Find what the rows for a base model are read with, its weights left where they are.
+
+    Args:
+        name: As for :func:`find_source`.
+        revision: Branch, tag or commit of a hub id.
+        offline: Whether to look in the hub's cache only; default: what HF_HUB_OFFLINE says.
+
+    Raises:
+        BaseModelError: There is no such model.
+    """
+    source = _find(name, revision, offline, [kind for kind in _FILES if kind != _WEIGHT_FILES])
+    read_config(str(source.folder))
     return source
 
 

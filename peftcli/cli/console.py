@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import shlex
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from peftcli.cli.environment import rank
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 # Control characters in what a file or a model name says must not steer the terminal.
 _CONTROLS = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160)) if chr(c) not in "\n\t"}
+
+_BRACKETS = ("⟦", "⟧")
+_UNDERLINED = ("\x1b[4;32m", "\x1b[0m")
 
 
 def data(text: str) -> None:
@@ -35,6 +40,14 @@ def data_json(value: object) -> None:
 def table(content: Table) -> None:
     """Write a table to stdout, in aligned columns."""
     data(content.to_text().translate(_CONTROLS))
+
+
+def marked(stretches: Iterable[tuple[str, bool]]) -> str:
+    """Return text of which stretches are marked: underlined in colour on a terminal, in brackets elsewhere."""
+    plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ
+    start, end = _BRACKETS if plain else _UNDERLINED
+    shown = ((text.translate(_CONTROLS), is_marked) for text, is_marked in stretches)
+    return "".join(f"{start}{text}{end}" if is_marked else text for text, is_marked in shown)
 
 
 def note(text: str) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from peftcli.cli import console, options
 from peftcli.cli.progress import progress
-from peftcli.report.tables import Table, count, score
+from peftcli.report.tables import Table, bounds, count, score
 
 NAME = "eval"
 EXAMPLES = """\b
@@ -57,8 +57,9 @@ def run(
 def _show(result: dict[str, Any]) -> None:
     measured = {name: values for name, values in result["metrics"].items() if values}
     names = [name for name in measured["delta"] if name != "n"]
-    rows = [(name, *(score(values.get(name)) for values in measured.values())) for name in names]
-    rows.append(("rows (n)", *(count(result["n"]) for _ in measured)))
-    console.table(Table(("metric", *measured), "l" + "r" * len(measured), tuple(rows)))
+    found = result["intervals"]["delta"]
+    rows = [(n, *(score(values.get(n)) for values in measured.values()), bounds(found.get(n))) for n in names]
+    rows.append(("rows (n)", *(count(result["n"]) for _ in measured), ""))
+    console.table(Table(("metric", *measured, "95 % interval"), "lr" + "r" * len(measured), tuple(rows)))
     if result["predictions"]:
         console.data(f"\npredictions: {result['predictions']}")

@@ -15,6 +15,7 @@ from peftcli.cli import (
     check,
     compare,
     console,
+    data,
     export,
     import_,
     init,
@@ -88,7 +89,7 @@ def settings(
 
 
 for _module in (
-    *(train, eval_, merge, params, check, init, methods, schema, verify, unmerge, compare),
+    *(train, eval_, merge, params, check, data, init, methods, schema, verify, unmerge, compare),
     *(export, import_),
 ):
     app.command(_module.NAME, epilog=_module.EXAMPLES)(_module.run)

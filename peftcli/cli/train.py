@@ -68,9 +68,9 @@ def run(
 def _show(folder: Path) -> None:
     """Show the report that was written: every view is one of report.json."""
     from peftcli.report.comparison import side_by_side
+    from peftcli.report.measured import metrics_table
     from peftcli.report.outline import headline
     from peftcli.report.report import read_report
-    from peftcli.report.tables import metrics_table
 
     report = read_report(folder)
     console.data(headline(report))

@@ -15,6 +15,7 @@ from peftcli.recipe.budget import Budgeted
 if TYPE_CHECKING:
     import torch
 
+    from peftcli.base.anatomy import Anatomy
     from peftcli.base.base_model import BaseModel
     from peftcli.data.examples import Examples, VirtualTokens
     from peftcli.data.tables import Table
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
     from peftcli.recipe.recipe import BaseSection, Recipe
 
 LONGEST = 512  # tokens, where the recipe does not say; memory grows with the square
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How rows are read for a base model, once the task and the methods know its reader and its shape."""
+
+    methods: tuple[Method, ...]
+    task: Task
+    reader: Any
+    pad: int
+    virtual: VirtualTokens | None
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,35 +110,46 @@ def prepare(section: BaseSection, task: Task, methods: tuple[Method, ...], *, se
         seed=seed,
         quantise=section.quantise,
     )
-    reader, pad, notes = _reader(source, base, task)
-    if task.reads == "text":
-        methods = tuple(m.prepared(partial(_encode, reader)) for m in methods)
-    virtual = virtual_tokens(methods, base)
-    if task.reads == "text":
-        task = replace(task, max_length=_max_length(task.max_length, base, virtual))
+    reading = prepare_reading(source, base.anatomy, task, methods)
     return Prepared(
         source=source,
         base=base,
-        methods=methods,
-        task=task,
-        reader=reader,
-        pad=pad,
-        virtual=virtual,
-        notes=notes,
+        methods=reading.methods,
+        task=reading.task,
+        reader=reading.reader,
+        pad=reading.pad,
+        virtual=reading.virtual,
+        notes=reading.notes,
     )
 
 
-def virtual_tokens(methods: tuple[Method, ...], base: BaseModel) -> VirtualTokens | None:
+def prepare_reading(source: Source, anatomy: Anatomy, task: Task, methods: tuple[Method, ...]) -> Reading:
+    """Load what rows are read with; the network is not needed for it, and ``source`` need not hold its weights.
+
+    Raises:
+        BaseModelError: The tokenizer or the image processor cannot be used.
+        RecipeError: The inputs are longer than the base model allows.
+    """
+    reader, pad, notes = _reader(source, anatomy, task)
+    if task.reads == "text":
+        methods = tuple(m.prepared(partial(_encode, reader)) for m in methods)
+    virtual = virtual_tokens(methods, anatomy)
+    if task.reads == "text":
+        task = replace(task, max_length=_max_length(task.max_length, anatomy, virtual))
+    return Reading(methods=methods, task=task, reader=reader, pad=pad, virtual=virtual, notes=notes)
+
+
+def virtual_tokens(methods: tuple[Method, ...], anatomy: Anatomy) -> VirtualTokens | None:
     """Return the virtual tokens that the collator must place; attaching refuses a second method that asks for some."""
-    return next((v for m in methods if (v := m.virtual_tokens(base.anatomy)) is not None), None)
+    return next((v for m in methods if (v := m.virtual_tokens(anatomy)) is not None), None)
 
 
-def _reader(source: Source, base: BaseModel, task: Task) -> tuple[Any, int, tuple[str, ...]]:
+def _reader(source: Source, anatomy: Anatomy, task: Task) -> tuple[Any, int, tuple[str, ...]]:
     """Return what the task's rows are read with, the id they are padded with, and what people should know of it."""
     if task.reads == "images":
         from peftcli.base.image_reader import load_image_reader
 
-        return load_image_reader(source, base.anatomy), 0, ()
+        return load_image_reader(source, anatomy), 0, ()
     from peftcli.base.loading import load_tokenizer
 
     return load_tokenizer(source)
@@ -136,8 +160,8 @@ def _encode(tokenizer: Any, text: str) -> list[int]:  # noqa: ANN401  # transfor
     return ids
 
 
-def _max_length(wanted: int | None, base: BaseModel, virtual: VirtualTokens | None) -> int:
-    allowed = base.anatomy.max_positions
+def _max_length(wanted: int | None, anatomy: Anatomy, virtual: VirtualTokens | None) -> int:
+    allowed = anatomy.max_positions
     if allowed is None:
         return wanted or LONGEST
     taken = virtual.count if virtual else 0
@@ -145,7 +169,7 @@ def _max_length(wanted: int | None, base: BaseModel, virtual: VirtualTokens | No
     if room < 1 or (wanted or 0) > room:
         why = f", of which the prompt takes {taken}" if taken else ""
         raise RecipeError(
-            f"inputs of {wanted or 1} tokens do not fit: {base.anatomy.family} has {allowed} positions{why}",
+            f"inputs of {wanted or 1} tokens do not fit: {anatomy.family} has {allowed} positions{why}",
             hint=f"Write data.max_length of at most {room}." if room > 0 else "Write a shorter prompt.",
         )
     return wanted or min(LONGEST, room)

@@ -71,8 +71,8 @@ class DataSection(Settings):
         "classification", "regression", "token-classification", "causal-lm", "seq2seq", "image-classification"
     ]
     """classification (one text or a pair), regression (a number for them), token-classification (a tag for every word),
-    causal-lm (prompt and completion; the loss is on the completion), seq2seq
-    (input and target, for an encoder-decoder) or image-classification (an image)."""
+    causal-lm (prompt and completion; the loss is on the completion), seq2seq (input and target, for an encoder-decoder)
+    or image-classification (an image)."""
     train: Annotated[str | list[str], IsPath(_is_file)]
     """A path, a glob, demo:intents, org/name:config#split of a hub, a known name (glue/sst2, squad), or a list."""
     validation: Annotated[str | list[str] | None, IsPath(_is_no_share)] = None

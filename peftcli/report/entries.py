@@ -13,6 +13,7 @@ from peftcli.report.record import Report
 
 SECTIONS = ("method", "training", "data", "evaluation", "base")
 MOST_SETTINGS = 3  # more of them would hide the method they follow
+WIDE = 24  # a longer value is cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class Entry:
         label: What tells it from the other lines: the method, and where that is not enough, its settings.
         runs: The names of the runs it sums up.
         deviation: The sample standard deviation of the score over the seeds.
+        interval: Of a single run's score: where it would lie on other rows of the same kind.
         untuned: Whether it is an un-tuned base.
         on_front: Whether no method scores better with as few trainable parameters.
     """
@@ -37,6 +39,7 @@ class Entry:
     artifact_bytes: float | None = None
     score: float | None = None
     deviation: float | None = None
+    interval: tuple[float | None, float | None] | None = None
     seconds: float | None = None
     peak_memory_bytes: int | None = None
     untuned: bool = False
@@ -162,9 +165,20 @@ def _settings(report: Report) -> dict[str, str]:
 
 
 def _differing(settings: Sequence[dict[str, str]]) -> list[str]:
+    """Return the fewest settings that tell as many of them apart as can be, long values last."""
     names = list(dict.fromkeys(name for one in settings for name in one))
-    differ = [n for n in names if len({one.get(n) for one in settings}) > 1][:MOST_SETTINGS]
-    return [" ".join(f"{n}={one[n]}" for n in differ if n in one) for one in settings]
+    wide = {name: max(len(one.get(name, "")) for one in settings) for name in names}
+    told: list[str] = []
+    apart = 1
+    for name in sorted(names, key=lambda name: wide[name] > WIDE):
+        kinds = len({tuple(one.get(n) for n in (*told, name)) for one in settings})
+        if kinds > apart and len(told) < MOST_SETTINGS:
+            told, apart = [*told, name], kinds
+    return [" ".join(f"{n}={_cut(one[n])}" for n in told if n in one) for one in settings]
+
+
+def _cut(value: str) -> str:
+    return value if len(value) <= WIDE else f"{value[: WIDE - 1]}…"
 
 
 def _short(value: Any) -> str:  # noqa: ANN401  # any JSON
@@ -187,6 +201,7 @@ def _method_entry(group: Sequence[Report], label: str, metric: str) -> Entry:
         artifact_bytes=_spread(r.cost.artifact_bytes for r in group)[0],
         score=score,
         deviation=deviation,
+        interval=first.intervals.get("validation", {}).get(metric) if len(group) == 1 else None,
         seconds=_spread(r.cost.seconds for r in group)[0],
         peak_memory_bytes=max((r.cost.peak_memory_bytes for r in group if r.cost.peak_memory_bytes), default=None),
     )
@@ -208,7 +223,16 @@ def _untuned(reports: Sequence[Report], metric: str) -> list[Entry]:
         label = f"un-tuned {name}" if several else "un-tuned base"
         seeds, runs = tuple(by_seed), tuple(r.name for r in group)
         found.append(
-            Entry(label=label, base=name, runs=runs, seeds=seeds, score=score, deviation=deviation, untuned=True)
+            Entry(
+                label=label,
+                base=name,
+                runs=runs,
+                seeds=seeds,
+                score=score,
+                deviation=deviation,
+                interval=group[0].intervals.get("base", {}).get(metric) if len(group) == 1 else None,
+                untuned=True,
+            )
         )
     return found
 

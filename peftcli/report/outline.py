@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from peftcli.report.data_table import TOLD, data_table, splits_of
+from peftcli.report.measured import detail_tables, metrics_table, signature_table
 from peftcli.report.record import Report
 from peftcli.report.tables import (
     NONE,
@@ -17,9 +19,7 @@ from peftcli.report.tables import (
     duration,
     facts,
     file_size,
-    interval,
     mapping_table,
-    metrics_table,
     parameter_table,
     per_layer,
     per_site,
@@ -28,7 +28,10 @@ from peftcli.report.tables import (
     score,
 )
 
-SPLITS = ("train", "validation", "test")
+INTERVALS = (
+    "An interval holds 95 % of the values that as many rows drawn again from these give (bootstrap): what other rows "
+    "of the same kind might have shown. It says nothing of another seed of training."
+)
 RECIPE_ORDER = ("version", "name", "base", "method", "data", "training", "evaluation", "seed")
 
 
@@ -98,7 +101,13 @@ def key_figures(report: Report) -> tuple[KeyFigure, ...]:
 def outline(report: Report) -> tuple[Section, ...]:
     """Return the sections that have something to say."""
     sections = (
-        Section(key="metrics", title="Metrics", tables=(metrics_table(report),), note=_metrics_note(report)),
+        Section(
+            key="metrics",
+            title="Metrics",
+            tables=(metrics_table(report),),
+            details=(("how each metric is computed", signature_table(report)), *detail_tables(report)),
+            note=INTERVALS if report.intervals else None,
+        ),
         _parameters(report),
         Section(key="training", title="Training", tables=(_training_table(report),)),
         Section(key="cost", title="Cost", tables=(_cost_table(report),)),
@@ -149,9 +158,12 @@ def _parameters(report: Report) -> Section:
 
 def _data(report: Report) -> Section:
     """Return what the splits hold side by side; counts of names (labels, columns) are folded away."""
-    splits = tuple(s for s in SPLITS if any(isinstance(v, dict) and s in v for v in report.data.values()))
-    rows, details, rest = [], [], {}
+    splits = splits_of(report.data)
+    told = data_table(report.data)
+    rows, details, rest = list(told.rows), [], {}
     for key, value in report.data.items():
+        if key in TOLD:
+            continue
         name = plain(key).replace("_", " ")
         by_split = [value.get(s) for s in splits] if isinstance(value, dict) and value.keys() <= set(splits) else []
         if by_split and all(isinstance(v, dict | None) for v in by_split):
@@ -162,18 +174,8 @@ def _data(report: Report) -> Section:
             rows.append((name, *map(plain, by_split)))
         else:
             rest[key] = value
-    counts = Table(("data", *splits), "l" + "r" * len(splits), tuple(rows))
+    counts = Table(told.columns, told.align, tuple(rows))
     return Section(key="data", title="Data", tables=(counts, mapping_table("data", rest)), details=tuple(details))
-
-
-def _metrics_note(report: Report) -> str | None:
-    found = interval(report.metrics.validation)
-    if found is None:
-        return None
-    low, high = found
-    return (
-        f"With this many rows, the 95 % interval of the validation accuracy is {score(low)} to {score(high)} (Wilson)."
-    )
 
 
 def _training_table(report: Report) -> Table:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from peftcli import files
 from peftcli.errors import RecipeError
 from peftcli.report.comparison import Comparison
+from peftcli.report.confusion import confusion_svg
 from peftcli.report.drawing import standalone
+from peftcli.report.measured import confusions
 from peftcli.report.outline import headline, key_figures, outline
 from peftcli.report.plots import loss_curve_svg, parameters_bar_svg, score_vs_parameters_svg
 from peftcli.report.record import Report
@@ -29,7 +31,11 @@ def to_html(report: Report) -> str:
         headline=headline(report),
         figures=key_figures(report),
         sections=outline(report),
-        plots={"training": _safe(loss_curve_svg(report)), "parameters": _safe(parameters_bar_svg(report))},
+        plots={
+            "metrics": [_safe(confusion_svg(*found, split)) for split, found in confusions(report).items()],
+            "training": _drawn(loss_curve_svg(report)),
+            "parameters": _drawn(parameters_bar_svg(report)),
+        },
         subtitle=f"{plain(report.method)} on {plain(report.base.name)}",
     )
 
@@ -82,6 +88,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def _drawn(svg: str | None) -> list[Markup | None]:
+    return [] if svg is None else [_safe(svg)]
 
 
 def _safe(svg: str | None) -> Markup | None:

@@ -12,7 +12,7 @@ from peftcli.base.sites import SITE_NAMES
 
 if TYPE_CHECKING:
     from peftcli.report.entries import Entry
-    from peftcli.report.record import Measured, Report
+    from peftcli.report.record import Report
 
 NONE = "-"
 FRONT = "★"
@@ -110,6 +110,11 @@ def score(value: float | None) -> str:
 def spread(deviation: float | None) -> str:
     """Return what a metric varies by: ± 0.0041."""
     return "" if deviation is None else f"± {score(deviation)}"
+
+
+def bounds(interval: Sequence[float | None] | None) -> str:
+    """Return an interval of a metric: 0.8210 to 0.8704."""
+    return NONE if interval is None else " to ".join(map(score, interval))
 
 
 def difference(value: float | None, reference: float | None) -> str:
@@ -215,30 +220,6 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d+)", name) if p]
 
 
-def metrics_table(report: Report) -> Table:
-    """Return every metric of the un-tuned base and of the delta; the one that selects comes first."""
-    base, validation, test = report.metrics.base or {}, report.metrics.validation or {}, report.metrics.test or {}
-    names = sorted({*base, *validation, *test} - {"n"}, key=lambda name: (name != report.select, name))
-    rows = [_metric_row(plain(name), *(split.get(name) for split in (base, validation, test))) for name in names]
-    rows.append(("rows (n)", *(count(split.get("n")) for split in (base, validation)), "", count(test.get("n"))))
-    return Table(("metric", "un-tuned base", "validation", "change", "test"), "lrrrr", tuple(rows))
-
-
-def _metric_row(name: str, base: float | None, validation: float | None, test: float | None) -> tuple[str, ...]:
-    return (name, score(base), score(validation), difference(validation, base), score(test))
-
-
-def interval(measured: Measured | None) -> tuple[float, float] | None:
-    """Return the 95 % interval (Wilson) of a measured accuracy: how far its rows alone could have moved it."""
-    share, n = (measured or {}).get("accuracy"), (measured or {}).get("n")
-    if share is None or not n or not 0 <= share <= 1:
-        return None
-    z = 1.959964
-    centre, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
-
-
 def comparison_table(entries: Sequence[Entry], metric: str) -> Table:
     """Return one row per method, and one per un-tuned base; a star marks the Pareto front."""
     columns: list[tuple[str, str, Callable[[Entry], str]]] = [
@@ -251,6 +232,8 @@ def comparison_table(entries: Sequence[Entry], metric: str) -> Table:
         ("peak memory", "r", lambda e: file_size(e.peak_memory_bytes)),
         ("Pareto", "l", lambda e: FRONT if e.on_front else ""),
     ]
+    if any(entry.interval for entry in entries):
+        columns[5:5] = [("95 % interval", "r", lambda e: bounds(e.interval))]
     if any(len(entry.runs) > 1 for entry in entries):
         columns[5:5] = [("sd", "r", lambda e: spread(e.deviation)), ("runs", "r", lambda e: count(len(e.runs)))]
     titles, aligns, cells = zip(*columns, strict=True)

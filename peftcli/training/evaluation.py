@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -70,8 +71,7 @@ def outcomes_of(
 ) -> list[Outcome]:
     """Return what ``metrics`` need to know of every example, in the order of the examples.
 
-    All processes of a run call this together, and all get the whole result. The network itself is called and not a
-    data-parallel wrapper; every module is left in the mode it had.
+    See ``asked``.
 
     Args:
         network: Called as it is; its blocks may be disabled.
@@ -80,8 +80,27 @@ def outcomes_of(
         settings: How.
         metrics: For which; some need texts that the network generates.
     """
+    outcomes = asked(network, task, examples, settings, partial(task.outcomes, network))
+    if isinstance(task, Generating) and task.asks_for_texts(metrics):
+        texts = write(network, task, examples, settings)
+        outcomes = [outcome | text for outcome, text in zip(outcomes, texts, strict=True)]
+    return outcomes
+
+
+def asked(
+    network: nn.Module,
+    task: Task,
+    examples: Examples,
+    settings: EvaluationSettings,
+    question: Callable[[Mapping[str, torch.Tensor]], list[Found]],
+) -> list[Found]:
+    """Return what ``question`` answers for every example of a batch, in the order of ``examples``.
+
+    All processes of a run call this together, and all get the whole result. The network itself is called and not a
+    data-parallel wrapper; every module is left in the mode it had.
+    """
     accelerator = settings.accelerator
-    found: list[tuple[int, Outcome]] = []
+    found: list[tuple[int, Found]] = []
     batches = evaluation_batches(
         examples,
         task,
@@ -94,12 +113,8 @@ def outcomes_of(
     with evaluating(network), torch.inference_mode(), autocast(accelerator.device, settings.precision):
         for indices, batch in batches:
             on_device = {k: t.to(accelerator.device, non_blocking=True) for k, t in batch.items()}
-            found += zip(indices, task.outcomes(network, on_device), strict=True)
-    outcomes = _of_all(found, accelerator)
-    if isinstance(task, Generating) and task.asks_for_texts(metrics):
-        texts = write(network, task, examples, settings)
-        outcomes = [outcome | text for outcome, text in zip(outcomes, texts, strict=True)]
-    return outcomes
+            found += zip(indices, question(on_device), strict=True)
+    return _of_all(found, accelerator)
 
 
 def write(network: nn.Module, task: Generating, examples: Examples, settings: EvaluationSettings) -> list[Outcome]:

@@ -77,6 +77,7 @@ def _batch(network: Any, prompts: Sequence[Example], settings: EvaluationSetting
     with _configured(network, config):
         ids = network.generate(
             **given,
+            **_cache(encoded),
             generation_config=config,
             logits_processor=LogitsProcessorList(drawing),
             stopping_criteria=StoppingCriteriaList(stopping),
@@ -101,6 +102,15 @@ def _config(network: Any, section: GenerationSection, *, pad: int, ends: Sequenc
         decoder_start_token_id=own.decoder_start_token_id,
         forced_bos_token_id=own.forced_bos_token_id,
     )
+
+
+def _cache(encoded: bool) -> dict[str, Any]:
+    """Return a cache that grows with the decoder: transformers' own has as many layers as the encoder."""
+    if not encoded:
+        return {}
+    from transformers import DynamicCache, EncoderDecoderCache
+
+    return {"past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache())}
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from peftcli.report.tables import (
     difference,
     duration,
     file_size,
-    interval,
     markdown_text,
     percent,
     plain,
@@ -128,11 +127,3 @@ def test_any_value_fits_on_one_line():
 
 def test_markdown_shows_every_character_as_it_is():
     assert markdown_text("a|b <i>*x*</i> `y`") == r"a\|b &lt;i&gt;\*x\*&lt;/i&gt; \`y\`"
-
-
-def test_the_interval_of_an_accuracy_is_wilsons():
-    low, high = interval({"accuracy": 0.9, "n": 100})
-    assert (low, high) == pytest.approx((0.8256, 0.9448), abs=1e-4)  # published for 90 of 100
-    assert interval({"accuracy": 1.0, "n": 10}) == pytest.approx((0.7225, 1.0), abs=1e-4)
-    assert interval({"loss": 0.1, "n": 10}) is None
-    assert interval(None) is None

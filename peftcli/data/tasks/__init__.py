@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 from peftcli.data.tasks.causal_lm import CausalLm
 from peftcli.data.tasks.classification import Classification
 from peftcli.data.tasks.image_classification import ImageClassification
+from peftcli.data.tasks.label_likelihood import LabelLikelihood
 from peftcli.data.tasks.multi_label import MultiLabel
+from peftcli.data.tasks.prior import Prior
+from peftcli.data.tasks.probed import Probed
+from peftcli.data.tasks.reframed import Reframed
 from peftcli.data.tasks.regression import Regression
 from peftcli.data.tasks.seq2seq import Seq2Seq
 from peftcli.data.tasks.task import Task
@@ -49,6 +53,9 @@ _TASKS: dict[str, type[Task]] = {
     )
 }
 
+_REFRAMED: dict[str, type[Reframed]] = {task.name: task for task in (Prior, Probed, LabelLikelihood)}
+"""What a task becomes where a method answers it without training."""
+
 
 def make_task(section: DataSection, train: Table) -> Task:
     """Return the task of a recipe, its columns and labels found in the training rows.
@@ -73,7 +80,9 @@ def task_from_manifest(manifest: Mapping[str, Any]) -> Task:
     Raises:
         ArtifactError: The description is not one of a task.
     """
-    name = manifest.get("name")
+    name, inner = manifest.get("name"), manifest.get("of")
+    if isinstance(name, str) and name in _REFRAMED and isinstance(inner, dict):
+        return _REFRAMED[name].reopened(task_from_manifest(inner), manifest)
     if not isinstance(name, str) or name not in _TASKS:
         raise ArtifactError(f"the artifact names the task {name!r}", hint=f"Known are {', '.join(_TASKS)}.")
     return _TASKS[name].from_manifest(manifest)

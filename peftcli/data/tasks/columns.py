@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from peftcli.data.complaints import did_you_mean, lines, listed, raise_all
+from peftcli.data.complaints import SHOWN_PROBLEMS, did_you_mean, lines, listed, raise_all
 from peftcli.errors import Problem, RecipeError
 
 if TYPE_CHECKING:
@@ -98,6 +98,19 @@ def _not_text(table: Table, name: str, others: Sequence[Row]) -> Problem:
     return Problem(
         what=f"column {name!r} is {found}, not text, in {lines([r.where for r in others])}", where=first.where
     )
+
+
+def row_problems(column: str, wrong: Mapping[str, Sequence[Row]], hint: str | None = None) -> list[Problem]:
+    """Return a problem for each of the first things that are wrong with values of ``column``, with the rows of each."""
+    problems = [
+        Problem(what=f"column {column!r} {what} in {lines([r.where for r in rows])}", where=rows[0].where, hint=hint)
+        for what, rows in list(wrong.items())[:SHOWN_PROBLEMS]
+    ]
+    if len(wrong) > SHOWN_PROBLEMS:
+        rest = sum(map(len, wrong.values()))
+        what = f"{rest} rows of column {column!r} are wrong in all, of which the first kinds are shown"
+        problems.append(Problem(what=what))
+    return problems
 
 
 def mixture(table: Table, name: str) -> Problem | None:

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from peftcli.data.complaints import lines
 from peftcli.data.tasks.answer_logits import answer_logits
-from peftcli.data.tasks.columns import kind, mixture
+from peftcli.data.tasks.columns import kind, mixture, row_problems
 from peftcli.data.tasks.label_names import Labelled, label_text
 from peftcli.data.tasks.task import Outcome
 from peftcli.data.tasks.whole_texts import WholeTexts
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 SEPARATOR = ";"
 """What stands between the labels where a row has them as one text."""
+_HINT = f"Labels are a list, or a text with {SEPARATOR!r} between them; an empty one means none."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,10 +127,6 @@ class MultiLabel(Labelled, WholeTexts):
         column = self.column_names["label"]
         if mixed := mixture(table, column):
             return [mixed]
-        missing = [row.where for row in table.rows if row.values.get(column) is None]
-        problems = [Problem(what=f"column {column!r} has no labels in {lines(missing)}", where=missing[0])] * bool(
-            missing
-        )
         wrong: dict[str, list[Row]] = {}
         unknown: dict[str, list[str]] = {}
         known = set(self.labels)
@@ -140,14 +136,7 @@ class MultiLabel(Labelled, WholeTexts):
             elif known:
                 for label in set(self.labels_in(row)) - known:
                     unknown.setdefault(label, []).append(row.where)
-        hint = f"Labels are a list, or a text with {SEPARATOR!r} between them."
-        problems += [
-            Problem(
-                what=f"column {column!r} {what} in {lines([r.where for r in rows])}", where=rows[0].where, hint=hint
-            )
-            for what, rows in wrong.items()
-        ]
-        return [*self.unknown_problems(dict(sorted(unknown.items())), table), *problems]
+        return [*self.unknown_problems(dict(sorted(unknown.items())), table), *row_problems(column, wrong, _HINT)]
 
     def _indicators(self, outcomes: Sequence[Outcome], key: str) -> np.ndarray:
         """Return 1 where an outcome has a label. Shapes: (examples, labels)."""
@@ -167,9 +156,9 @@ def _parts(value: object) -> list[str | None] | None:
 
 
 def _wrong(value: object) -> str:
-    """Return what keeps a value from being labels; a missing one is told apart from it."""
+    """Return what keeps a value from being labels."""
     if value is None:
-        return ""
+        return "has no labels"
     parts = _parts(value)
     if parts is None:
         return f"is {kind(value)}, not labels,"

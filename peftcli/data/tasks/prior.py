@@ -57,16 +57,20 @@ class Prior(Reframed):
         return answer
 
 
-def prior_scores(task: Task, rows: Sequence[Row]) -> tuple[float, ...] | None:
-    """Return the logits that the answers of ``rows`` alone call for; None for a task without one answer per row.
+def has_prior(task: Task) -> bool:
+    """Return whether a task has one answer per row that can be counted."""
+    return isinstance(task, OneLabel | MultiLabel | Regression)
+
+
+def prior_scores(task: Task, rows: Sequence[Row]) -> tuple[float, ...]:
+    """Return the logits that the answers of ``rows`` alone call for.
 
     Labels: log (n_c + 1) / (n + classes). Any number of labels: log (n_c + 1) / (n - n_c + 1), each by itself.
     Numbers: their mean.
     """
     if isinstance(task, Regression):
         return (math.fsum(task.label_numbers(rows)) / len(rows),)
-    if not isinstance(task, OneLabel | MultiLabel):
-        return None
+    assert isinstance(task, OneLabel | MultiLabel)
     counts = dict.fromkeys(task.labels, 0)
     for row in rows:
         for label in task.labels_in(row):

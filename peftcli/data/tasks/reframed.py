@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from peftcli.data.tasks.task import Outcome, Task
-from peftcli.errors import ArtifactError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -112,20 +111,6 @@ class Reframed(Task):
     def signature(self, metric: str) -> str:
         """Return how exactly the task computes a metric."""
         return self.of.signature(metric)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return what was learned and is kept as numbers, by name; the rest stands in :meth:`manifest`."""
-        return {}
-
-    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
-        """Return the task with what :meth:`tensors` returned.
-
-        Raises:
-            ArtifactError: Names or shapes are others.
-        """
-        if tensors:
-            raise ArtifactError(f"holds tensors of a task that has none (for instance {min(tensors)})")
-        return self
 
     def told(self, examples: Examples) -> str:
         """Return what people are told of the examples."""

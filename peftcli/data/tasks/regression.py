@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from peftcli.data.complaints import lines
 from peftcli.data.tasks.answer_logits import answer_logits
-from peftcli.data.tasks.columns import kind
+from peftcli.data.tasks.columns import kind, row_problems
 from peftcli.data.tasks.task import Outcome
 from peftcli.data.tasks.whole_texts import WholeTexts
 from peftcli.errors import Problem
@@ -59,10 +58,7 @@ class Regression(WholeTexts):
         for row in table.rows:
             if what := _wrong(row.values.get(column)):
                 wrong.setdefault(what, []).append(row)
-        return [
-            Problem(what=f"column {column!r} {what} in {lines([r.where for r in rows])}", where=rows[0].where)
-            for what, rows in wrong.items()
-        ]
+        return row_problems(column, wrong)
 
     def targets(self, labels: Sequence[Any]) -> Tensor:
         """Return the numbers in float32. Shapes: (batch)."""

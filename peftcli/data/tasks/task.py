@@ -62,7 +62,7 @@ class Task(ABC):
 
     @classmethod
     def variant(cls, section: DataSection) -> type[Task]:
-        """Return the class that does what the recipe asks of this task: another one where its rows are of another kind."""
+        """Return the class that does what the recipe asks of this task: another one for rows of another kind."""
         del section
         return cls
 
@@ -84,6 +84,20 @@ class Task(ABC):
     def manifest(self) -> dict[str, Any]:
         """Return what must be known to measure a delta later, for JSON."""
         return {"name": self.name, "columns": dict(self.column_names), "max_length": self.max_length}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what beside :meth:`manifest` must be known to measure later, by name."""
+        return {}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
+        """Return the task with what :meth:`tensors` returned.
+
+        Raises:
+            ArtifactError: Names or shapes are others.
+        """
+        if tensors:
+            raise ArtifactError(f"holds tensors of a task that has none (for instance {min(tensors)})")
+        return self
 
     @abstractmethod
     def problems(self, table: Table) -> list[Problem]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from peftcli.data.complaints import lines, listed, raise_all
+from peftcli.data.complaints import SHOWN_PROBLEMS, lines, listed, raise_all
 from peftcli.data.examples import IGNORED, Example, Examples, check_ids, pad_examples
 from peftcli.data.tasks.answer_logits import answer_logits
 from peftcli.data.tasks.columns import absent, check_roles, kind, require
@@ -33,10 +33,10 @@ _TAGS = ("tags", "ner_tags", "labels")
 class TokenClassification(Labelled):
     """A tag for every word of a row.
 
-    The columns are ``tokens``, a list of words, and ``tags`` (default: the file's ``tags``, ``ner_tags`` or ``labels``),
-    as many names of tags, or their places in ``data.labels``. A word is learned and measured by its first sub-token, as
-    Devlin et al. (2019) do; words beyond ``max_length`` are cut, counted, and not measured. Tags in IOB2 (``B-``,
-    ``I-``, ``O``) are measured by the entities that they mark, others word by word (see WordTags).
+    The columns are ``tokens``, a list of words, and ``tags`` (default: the file's ``tags``, ``ner_tags`` or
+    ``labels``), as many names of tags, or their places in ``data.labels``. A word is learned and measured by its first
+    sub-token, as Devlin et al. (2019) do; words beyond ``max_length`` are cut, counted, and not measured. Tags in IOB2
+    (``B-``, ``I-``, ``O``) are measured by the entities that they mark, others word by word (see WordTags).
     """
 
     name: ClassVar[str] = "token-classification"
@@ -83,7 +83,7 @@ class TokenClassification(Labelled):
                         unknown.setdefault(tag, []).append(row.where)
         problems = [
             Problem(what=f"{what} in {lines([row.where for row in rows])}", where=rows[0].where, hint=hint)
-            for (what, hint), rows in list(wrong.items())[:10]
+            for (what, hint), rows in list(wrong.items())[:SHOWN_PROBLEMS]
         ]
         return [*self.unknown_problems(unknown, table), *problems]
 
@@ -121,7 +121,7 @@ class TokenClassification(Labelled):
         return len(tags) - tags.count(IGNORED)
 
     def collate(self, examples: Sequence[Example], pad: int, virtual: VirtualTokens | None) -> dict[str, Tensor]:
-        """Return the padded ids, and ``labels`` of shape (batch, tokens): those of the words at their first sub-tokens."""
+        """Return the padded ids, and ``labels`` of shape (batch, tokens): one at the first sub-token of each word."""
         batch = pad_examples(examples, pad, virtual)
         return {**{key: rows for key, rows in batch.items() if key != "tags"}, "labels": batch["tags"]}
 
@@ -229,8 +229,8 @@ class WordTags(TokenClassification):
         from peftcli.metrics.classes import class_table
 
         numbers = {label: number for number, label in enumerate(self.labels)}
-        sides = (np.array([numbers[tag] for o in outcomes for tag in o[key]]) for key in ("tags", "prediction"))
-        return {"classes": class_table(*sides, self.labels)}
+        tags, found = (np.array([numbers[tag] for o in outcomes for tag in o[key]]) for key in ("tags", "prediction"))
+        return {"classes": class_table(tags, found, self.labels)}
 
 
 def _by_tags(task: TokenClassification) -> TokenClassification:

@@ -91,13 +91,15 @@ def new_network(folder: Path, seed: int) -> Path:
 def pretrain(start: Path, images: Path, base: Path, options: argparse.Namespace) -> None:
     """Train every number of the network, and write the checkpoint."""
     from transformers import ViTModel
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils import logging
 
     from peftcli.pipeline.merging import MergeOptions, merge
     from peftcli.pipeline.progress import Silent
     from peftcli.pipeline.reading import read
     from peftcli.pipeline.training import TrainOptions, train
 
+    logging.set_verbosity_error()  # what it would tell of the head is meant
+    logging.disable_progress_bar()
     recipe = start / "pretrain.yaml"
     recipe.write_text(f"""version: 1
 name: pretraining
@@ -112,7 +114,6 @@ seed: {options.seed}
     report = train(read(recipe), TrainOptions(out=run), Silent()).report
     print(f"accuracy on what it has not seen: {report['metrics']['validation']['accuracy']:.3f}")
     merge(run, start.parent / "merged", MergeOptions(), Silent())
-    disable_progress_bar()
     # Without its head: as many labels of another kind would otherwise begin with it.
     ViTModel.from_pretrained(start.parent / "merged", add_pooling_layer=False).save_pretrained(base)
     shutil.copy(start / PROCESSOR, base)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 TENSORS = "delta.safetensors"
 DELTA_FOLDER = "delta"  # inside a run folder
+TASK = "task."  # addresses of what the task itself learned
 EXPONENTS = {"F16": ("u2", 0x7C00), "BF16": ("u2", 0x7F80), "F32": ("u4", 0x7F800000), "F64": ("u8", 0x7FF << 52)}
 CHUNK = 2**22
 
@@ -35,7 +36,7 @@ class ArtifactContents:
 
     Attributes:
         base: What ``base_identity`` returns.
-        tensors: ``Delta.state()`` of the packed delta.
+        tensors: ``Delta.state()`` of the packed delta, and ``Task.tensors()`` behind ``TASK``.
         task: ``Task.manifest()``.
         export: The delta in Hugging Face peft's form, or why there is none.
     """
@@ -66,7 +67,14 @@ class Artifact:
     sha256: str
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return all tensors, by address, for ``Delta.load``."""
+        """Return the tensors of the delta, by address, for ``Delta.load``."""
+        return {name: tensor for name, tensor in self._all().items() if not name.startswith(TASK)}
+
+    def task_tensors(self) -> dict[str, torch.Tensor]:
+        """Return what the task learned, by name, for ``Task.with_tensors``."""
+        return {name.removeprefix(TASK): t for name, t in self._all().items() if name.startswith(TASK)}
+
+    def _all(self) -> dict[str, torch.Tensor]:
         from peftcli.artifact.numbers import from_bytes
 
         with TensorFile(self.folder / TENSORS) as file:

@@ -19,7 +19,14 @@ CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
 INNER = "base_model.model."  # where peft keeps the network of methods that change modules
 OUTER = "base_model."  # and of methods that only add to the input
-TASK_TYPES = {"classification": "SEQ_CLS", "causal-lm": "CAUSAL_LM"}
+TASK_TYPES = {
+    "classification": "SEQ_CLS",
+    "multi-label-classification": "SEQ_CLS",
+    "regression": "SEQ_CLS",
+    "token-classification": "TOKEN_CLS",
+    "word-tags": "TOKEN_CLS",
+    "causal-lm": "CAUSAL_LM",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

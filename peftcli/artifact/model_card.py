@@ -9,9 +9,14 @@ import yaml
 
 from peftcli.artifact.artifact import Artifact
 from peftcli.artifact.exports import Export
+from peftcli.data.tasks import network_of
 
 CARD = "README.md"
-PIPELINES = {"SEQ_CLS": "text-classification", "CAUSAL_LM": "text-generation"}
+PIPELINES = {
+    "SEQ_CLS": "text-classification",
+    "TOKEN_CLS": "token-classification",
+    "CAUSAL_LM": "text-generation",
+}
 LOADING = """\
 ```python
 from peft import PeftModel
@@ -21,7 +26,6 @@ base = {auto}.from_pretrained({base!r}{labels})
 model = PeftModel.from_pretrained(base, {folder!r})
 ```
 """
-AUTO_CLASSES = {"SEQ_CLS": "AutoModelForSequenceClassification", "CAUSAL_LM": "AutoModelForCausalLM"}
 
 
 def model_card(artifact: Artifact, export: Export, name: str, report: Mapping[str, Any] | None) -> str:
@@ -78,7 +82,6 @@ def _table(scores: list[tuple[str, str, float]]) -> str:
 
 
 def _loading(artifact: Artifact, export: Export, name: str) -> str:
-    auto = AUTO_CLASSES.get(export.config.get("task_type") or "", "AutoModel")
-    labels = (artifact.manifest.task or {}).get("labels")
+    auto, labels = network_of(artifact.manifest.task)
     base = export.config.get("base_model_name_or_path") or "PATH/TO/BASE"
-    return LOADING.format(auto=auto, base=base, folder=name, labels=f", num_labels={len(labels)}" if labels else "")
+    return LOADING.format(auto=auto, base=base, folder=name, labels=f", num_labels={labels}" if labels else "")

@@ -18,6 +18,8 @@ from peftcli.artifact.exports import CONFIG, INNER, TENSORS, Export
 from peftcli.artifact.numbers import from_bytes
 from peftcli.artifact.tensor_file import TensorFile
 from peftcli.base.anatomy import Anatomy
+from peftcli.base.networks import anatomy_for
+from peftcli.data.tasks import network_of
 from peftcli.errors import MethodError
 from peftcli.files import read_json
 
@@ -91,8 +93,7 @@ def _scaled(artifact: Artifact, config: Mapping[str, Any]) -> Pairs:
 
 
 def _anatomy(artifact: Artifact) -> Anatomy:
-    task = artifact.manifest.task or {}
-    return Anatomy.of(artifact.manifest.base.config, task=task.get("name"), labels=len(task.get("labels", ())))
+    return anatomy_for(artifact.manifest.base.config, *network_of(artifact.manifest.task))
 
 
 def _complete(pairs: Pairs, anatomy: Anatomy, start: str) -> None:

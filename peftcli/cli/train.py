@@ -68,7 +68,7 @@ def run(
 def _show(folder: Path) -> None:
     """Show the report that was written: every view is one of report.json."""
     from peftcli.report.comparison import side_by_side
-    from peftcli.report.measured import metrics_table
+    from peftcli.report.measured import forgetting_table, metrics_table
     from peftcli.report.outline import headline
     from peftcli.report.report import read_report
 
@@ -77,5 +77,8 @@ def _show(folder: Path) -> None:
     console.data("")
     console.table(metrics_table(report))
     console.data("")
+    if report.forgetting:
+        console.table(forgetting_table(report))
+        console.data("")
     console.data(side_by_side([report]).to_text())
     console.data(f"\nreport: {folder / 'report.html'}")

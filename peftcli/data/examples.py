@@ -58,6 +58,7 @@ class Example:
         target: The ids that an encoder-decoder is to write.
         references: The texts that a generated one is compared with, where the row names them.
         prompt: How many tokens stand before the last answer, where the task knows.
+        parts: The sequences that the row is read as, where these are several; it has no ids of its own then.
     """
 
     ids: dict[str, list[int]]
@@ -68,6 +69,7 @@ class Example:
     target: list[int] | None = None
     references: tuple[str, ...] = ()
     prompt: int | None = None
+    parts: tuple[Example, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 """How the names of image files end."""
 # Others that Pillow knows are no photographs, or start a program to be read.
-_FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _MOST_PIXELS = 2**26  # 8192 x 8192: decoded, a quarter of a gigabyte
 _MOST_NARROW = 100  # sides; an image processor scales the shorter one to the network's size, and the other with it
 _ORIENTATION = 0x0112
@@ -72,7 +72,7 @@ class StoredImage:
             width, height = image.size
             if image.format == "PNG":
                 image.verify()
-            elif image.format in ("JPEG", "MPO"):
+            elif image.format in ("JPEG", "MPO"):  # MPO: what some cameras add to a JPEG
                 image.draft(image.mode, (1, 1))
                 image.load()
                 image.getexif().get(_ORIENTATION)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 from peftcli.data.complaints import Complaints
+from peftcli.data.squad_json import is_squad, squad_rows
 from peftcli.data.tables import Row
 from peftcli.errors import DataError, Problem
 
@@ -50,10 +51,10 @@ def jsonl_rows(lines: Iterable[str], name: str, skip: Iterator[int]) -> Iterator
 
 
 def read_json(text: str, name: str) -> list[Row]:
-    """Return one row per object of the list that the file holds.
+    """Return one row per object of the list that the file holds, or per question of SQuAD's nested form.
 
     Raises:
-        DataError: The file is not a list of objects.
+        DataError: The file is neither.
     """
     complaints = Complaints(name)
     try:
@@ -63,6 +64,8 @@ def read_json(text: str, name: str) -> list[Row]:
         raise DataError(_broken(error), where=f"{name}:{error.lineno}:{error.colno}", hint=hint) from None
     except (_RefusedError, RecursionError) as error:
         raise DataError(_refused(error), where=name) from None
+    if is_squad(items):
+        return squad_rows(items, name)
     if not isinstance(items, list):
         raise DataError("the file is not a list of objects", where=name, hint="Write [{...}, {...}].")
     for number, item in enumerate(items, start=1):

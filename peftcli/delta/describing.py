@@ -80,4 +80,5 @@ def _example(method: type[Method]) -> str:
             lines[name] = f"{json.dumps(field.default)}  # or in its place {budget.KEY}: 0.1%"
         elif field.examples:
             lines[name] = json.dumps(field.examples[0])
-    return example(method.card.title, method.name, lines, method.card.learning_rate)
+    rate = method.card.learning_rate if method.trains else None
+    return example(method.card.title, method.example_base, method.name, lines, rate)

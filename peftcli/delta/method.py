@@ -195,14 +195,6 @@ class Method(Settings):
         """
         return self
 
-    def network_class(self, wanted: str) -> str:
-        """Return the transformers class that the method answers with, where its task wants ``wanted``."""
-        return wanted
-
-    def head_size(self, anatomy: Anatomy) -> int:
-        """Return how many numbers the head has that is trained or fitted beside the delta."""
-        return anatomy.head_size
-
     def sizes(self, anatomy: Anatomy) -> dict[str, int]:
         """Return how many numbers train at each place, without the head, in closed form: address -> count."""
         raise NotImplementedError

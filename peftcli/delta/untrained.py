@@ -43,8 +43,11 @@ class Untrained(Method):
 
     trains: ClassVar[bool] = False
 
+    network_class: ClassVar[str]
+    """The transformers class that answers, whatever class the task would train."""
+
     def head_size(self, anatomy: Anatomy) -> int:
-        """Return nothing: no head is made."""
+        """Return how many numbers are fitted, which count as a head."""
         return 0
 
     @abstractmethod

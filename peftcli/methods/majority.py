@@ -7,7 +7,7 @@ frequencies p(c) = (n_c + 1) / (n + classes), so that a label which the training
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from peftcli.delta.method import Card
 from peftcli.delta.untrained import Untrained
@@ -32,9 +32,7 @@ class Majority(Untrained):
         source="no gradient is taken",
         traps=("on classes of unequal size its accuracy is high and its macro F1 is not",),
     )
-
-    def network_class(self, wanted: str) -> str:
-        return "AutoModel"
+    network_class: ClassVar[str] = "AutoModel"
 
     def reframed(self, task: Task) -> Task:
         from peftcli.data.tasks.prior import Prior, has_prior

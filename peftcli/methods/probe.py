@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -41,14 +41,12 @@ class Probe(Untrained):
         source="no gradient reaches the base model",
         traps=("few rows and many features want a larger l2",),
     )
+    network_class: ClassVar[str] = "AutoModel"
 
     features: Literal["mean", "first", "last"] = "mean"
     """Of a row's last hidden states: their mean, the first (an encoder's pooled token) or the last (a decoder's)."""
     l2: Annotated[float, Field(gt=0)] = 1.0
     """λ, beside the loss summed over rows: scikit-learn's 1 / C."""
-
-    def network_class(self, wanted: str) -> str:
-        return "AutoModel"
 
     def head_size(self, anatomy: Anatomy) -> int:
         """Return the size of W and b."""

@@ -45,6 +45,7 @@ class ZeroShot(Untrained):
             "labels such as 0 and 1 are no words: name some with method.words",
         ),
     )
+    network_class: ClassVar[str] = "AutoModelForCausalLM"
     example_base: ClassVar[str] = "openai-community/gpt2"
 
     template: Text | Annotated[list[Text], Field(min_length=1)] | None = None
@@ -57,9 +58,6 @@ class ZeroShot(Untrained):
     """For calibrated: the inputs that say nothing; their probabilities are averaged."""
     selection_rows: Annotated[int, Field(ge=1)] = 128
     """With several templates: training rows, drawn with the seed, on which they are told apart."""
-
-    def network_class(self, wanted: str) -> str:
-        return "AutoModelForCausalLM"
 
     def reframed(self, task: Task) -> Task:
         from peftcli.data.complaints import did_you_mean, listed
@@ -92,7 +90,9 @@ class ZeroShot(Untrained):
         assert isinstance(task, LabelLikelihood)
         shown = self.shown(task, frozen)
         tasks = [
-            self.calibrated(replace(shown, template=text), frozen) if self.score == "calibrated" else replace(shown, template=text)
+            self.calibrated(replace(shown, template=text), frozen)
+            if self.score == "calibrated"
+            else replace(shown, template=text)
             for text in self.templates(task.roles)
         ]
         if len(tasks) == 1:
@@ -101,7 +101,9 @@ class ZeroShot(Untrained):
         rows = frozen.train.taken(sorted(order[: self.selection_rows]))
         trials = [_trial(one, rows, frozen) for one in tasks]
         best = max(range(len(tasks)), key=lambda n: (trials[n][task.select], -n))
-        return replace(tasks[best], trials=tuple({"template": t.template, **s} for t, s in zip(tasks, trials, strict=True)))
+        return replace(
+            tasks[best], trials=tuple({"template": t.template, **s} for t, s in zip(tasks, trials, strict=True))
+        )
 
     def templates(self, roles: Sequence[str]) -> list[str]:
         """Return the templates: the recipe's, or the columns one below the other and the label behind them."""

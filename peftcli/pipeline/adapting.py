@@ -13,6 +13,8 @@ from peftcli.errors import RecipeError
 from peftcli.recipe.budget import Budgeted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from peftcli.base.anatomy import Anatomy
@@ -63,7 +65,19 @@ class Prepared:
 
     def encode(self, table: Table) -> Examples:
         """Return the rows of ``table`` as the network reads them."""
-        return self.task.encode(table, self.reader, self.task.max_length or LONGEST, self.base.anatomy.vocabulary)
+        return self.task.encode(table, self.reader, *self._limits)
+
+    def encode_once(self, table: Table, note: Callable[[str], None]) -> Examples:
+        """Return the same; of many rows of text, what an earlier run made of them."""
+        from peftcli.data.cache import FEWEST_ROWS, encoding_key, kept_or_made
+
+        many = len(table) >= FEWEST_ROWS and self.task.reads == "text"
+        key = encoding_key(self.task, table, self.reader, self._limits) if many else None
+        return kept_or_made(key, table, lambda: self.encode(table), note) if key else self.encode(table)
+
+    @property
+    def _limits(self) -> tuple[int, int | None]:
+        return self.task.max_length or LONGEST, self.base.anatomy.vocabulary
 
 
 def solve_budgets(recipe: Recipe) -> tuple[Recipe, tuple[Solved, ...]]:

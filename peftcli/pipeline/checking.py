@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftcli.delta.count import closed_form
 from peftcli.pipeline.adapting import methods_of, solve_budgets
+from peftcli.pipeline.answering import reframed, untrained
 from peftcli.pipeline.building import build, open_sources
 from peftcli.pipeline.reading import read
 
@@ -42,10 +44,13 @@ def _deep(recipe: Any, checks: list[str]) -> dict[str, Any]:  # noqa: ANN401
     checks.append("data")
     config = read_config(recipe.base.name, recipe.base.revision)
     labels = splits.task.network_settings().get("num_labels")
-    anatomy = anatomy_for(config, splits.task.model_class, labels)
-    checks.append("base model")
     recipe, budgets = solve_budgets(recipe)
-    count = closed_form(methods_of(recipe), anatomy)
+    methods = methods_of(recipe)
+    anatomy = anatomy_for(config, reframed(methods, splits.task).model_class, labels)
+    checks.append("base model")
+    count = closed_form(methods, anatomy)
+    if single := untrained(methods):
+        count = replace(count, head=single.head_size(anatomy))
     _check_sources(recipe)
     checks.append("method")
     return {

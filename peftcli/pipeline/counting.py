@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from peftcli.delta.count import closed_form
 from peftcli.delta.method import Method
 from peftcli.delta.registry import describe, find, names
 from peftcli.errors import CheckFailed, MethodError, RecipeError
+from peftcli.pipeline.answering import untrained
 from peftcli.pipeline.reading import method_of, read
 from peftcli.recipe.budget import HINT, Budgeted, is_budget, kinds
 from peftcli.recipe.recipe import Recipe
@@ -65,7 +66,9 @@ def _read(
             Path(target), [f"method={{name: {method}}}", *overrides] if method not in (None, ALL) else overrides
         )
         config = read_config(recipe.base.name)
-        task = anatomy_for(config, model_class(recipe.data.task)).task
+        single = None if method == ALL else untrained(tuple(m for m in kinds(recipe.method) if isinstance(m, Method)))
+        network = single.network_class if single else model_class(recipe.data.task)
+        task = anatomy_for(config, network).task
         return config, task, _labels(recipe), recipe.method
     config = read_config(target)
     if method is None:
@@ -133,6 +136,8 @@ def _row(methods: tuple[Settings, ...], anatomy: Anatomy, config: dict[str, Any]
 def _count(written: tuple[Settings, ...], anatomy: Anatomy, config: dict[str, Any], *, counted: bool) -> dict[str, Any]:
     methods, budgets = solve_all(written, anatomy)
     count = closed_form(methods, anatomy)
+    if single := untrained(methods):
+        count = replace(count, head=single.head_size(anatomy))
     if counted:
         _check_counted(methods, anatomy, config, count.delta)
     return {

@@ -57,7 +57,7 @@ def evaluate(target: Path, request: EvaluationRequest, progress: Progress) -> di
     metrics = _metrics(opened, request)
     progress.note(f"measuring {len(table):,} rows")
     base = None
-    if request.base and opened.artifact is not None:
+    if request.base and opened.artifact is not None and all(m.trains for m in opened.artifact.methods):
         base = _measure(opened, table, replace(settings_of(opened, request.batch_size), virtual=None), metrics)
     opened.adapt()
     delta = _measure(opened, table, settings_of(opened, request.batch_size), metrics)

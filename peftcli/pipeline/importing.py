@@ -206,7 +206,7 @@ def _save(delta: Delta, source: Source, task: Task, out: Path, *, overwrite: boo
         ),
         tensors=delta.state(),
         task=task.manifest(),
-        counts=parameters(delta, delta.size),
+        counts=parameters(delta, delta.size, task),
         seed=SEED,
         export=export(delta, base=hub, revision=source.commit, task=task.name),
     )

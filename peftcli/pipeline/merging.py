@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 CHECKED_ROWS = 16
 ROWS_AT_ONCE = 4
-NETWORK_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "pixel_values")
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 1e-1}  # relative to the largest logit, or to 1
 
 
@@ -154,7 +153,7 @@ def _check(artifact: Artifact, out: Path, rows: Table, options: MergeOptions) ->
 
 
 def _logits(prepared: Prepared, rows: Table) -> Iterator[torch.Tensor]:
-    """Yield the logits of real tokens, in float32. Shapes: (real tokens or rows, logits)."""
+    """Yield the logits of real tokens or rows, in float32 (see Task.logits)."""
     import torch
 
     network = prepared.base.network.eval()
@@ -162,7 +161,6 @@ def _logits(prepared: Prepared, rows: Table) -> Iterator[torch.Tensor]:
     examples = iter(prepared.encode(rows))
     while chunk := list(islice(examples, ROWS_AT_ONCE)):
         batch = prepared.task.collate(chunk, prepared.pad, prepared.virtual)
-        inputs = {name: batch[name] for name in NETWORK_INPUTS if name in batch}
         with torch.inference_mode(), torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-            logits = network(**inputs).logits.float()
-        yield logits[inputs["attention_mask"].bool()] if logits.ndim == 3 else logits
+            logits = prepared.task.logits(network, batch).float()
+        yield logits

@@ -84,7 +84,7 @@ def task_of(artifact: Artifact) -> Task:
     """
     if artifact.manifest.task is None:
         raise ArtifactError("the delta does not say what task it was trained for", where=str(artifact.folder))
-    return task_from_manifest(artifact.manifest.task)
+    return task_from_manifest(artifact.manifest.task).with_tensors(artifact.task_tensors())
 
 
 def dtype_setting(dtype: str) -> Any:  # noqa: ANN401  # one of BaseSection.dtype's words

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ def build(run: Run, delta: Delta, outcome: Outcome, measured: Mapping[str, Measu
         "method": "+".join(m.name for m in delta.methods),
         "recipe": resolved(run.recipe),
         "base": _base(run),
-        "parameters": {**parameters(delta, outcome.trained), "budgets": [s.summary for s in run.budgets]},
+        "parameters": {**parameters(delta, outcome.trained, task), "budgets": [s.summary for s in run.budgets]},
         **scores(task, measured),
         "select": select,
         "higher_is_better": task.higher_is_better(select),
@@ -59,11 +59,15 @@ def scores(task: Task, measured: Mapping[str, Measurement | None]) -> dict[str, 
     }
 
 
-def parameters(delta: Delta, trained: int) -> dict[str, Any]:
-    """Return the counts of a finished delta; ``trained`` also holds what only training needed."""
+def parameters(delta: Delta, trained: int, task: Task) -> dict[str, Any]:
+    """Return the counts of a finished delta; ``trained`` also holds what only training needed.
+
+    What a method without training fitted stands in the task, and is a head.
+    """
     from peftcli.delta.count import counted
 
     count = counted(delta)
+    count = replace(count, head=count.head + sum(tensor.numel() for tensor in task.tensors().values()))
     return {
         **asdict(count),
         "fraction": count.fraction,
@@ -75,7 +79,7 @@ def parameters(delta: Delta, trained: int) -> dict[str, Any]:
 
 def artifact_contents(run: Run, delta: Delta) -> ArtifactContents:
     """Return what is saved of a finished delta."""
-    from peftcli.artifact.artifact import ArtifactContents, base_identity
+    from peftcli.artifact.artifact import TASK, ArtifactContents, base_identity
     from peftcli.artifact.exports import export
 
     source, task = run.prepared.source, run.prepared.task
@@ -90,9 +94,9 @@ def artifact_contents(run: Run, delta: Delta) -> ArtifactContents:
             dtype=str(run.prepared.dtype).removeprefix("torch."),
             quantise=run.recipe.base.quantise,
         ),
-        tensors=delta.state(),
+        tensors=delta.state() | {TASK + name: tensor for name, tensor in task.tensors().items()},
         task=task.manifest(),
-        counts=parameters(delta, delta.size),
+        counts=parameters(delta, delta.size, task),
         seed=run.recipe.seed,
         export=export(
             delta, base=source.label if source.kind == "hub" else None, revision=source.commit, task=task.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,11 @@ from peftcli.base.quantise import engine_of, require_engine
 from peftcli.data.datasets import Splits, load_data
 from peftcli.errors import MethodError, ResourceError
 from peftcli.pipeline.adapting import Prepared, methods_of, prepare, solve_budgets
+from peftcli.pipeline.answering import answered, reframed, untrained
 from peftcli.pipeline.building import build, open_sources
 from peftcli.pipeline.devices import is_main, make_accelerator, precision
 from peftcli.pipeline.folders import CHECKPOINTS, REPORT, clear, run_folder
+from peftcli.pipeline.forgetting import Source, forgetting, read_for, source_scores
 from peftcli.pipeline.measuring import measure_base, measure_delta, quick_scores, writer_of
 from peftcli.pipeline.progress import Progress
 from peftcli.pipeline.rates import learning_rates
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from peftcli.delta.budget import Solved
     from peftcli.delta.delta import Delta
     from peftcli.training.evaluation import EvaluationSettings, Precision
-    from peftcli.training.loop import Job
+    from peftcli.training.loop import Job, Outcome
 
 RUNS = Path("runs")
 RECIPE = "recipe.yaml"
@@ -69,6 +72,7 @@ class Run:
         recipe: With sizes in place of budgets.
         budgets: What these were.
         sources: The trained deltas that its methods are built on, by folder.
+        source: Text that the base model knew before, where the recipe names some.
     """
 
     recipe: Recipe
@@ -81,7 +85,7 @@ class Run:
     examples: dict[str, Examples]
     accelerator: Accelerator
     progress: Progress
-
+    source: Source | None = None
     @property
     def settings(self) -> EvaluationSettings:
         """How rows are measured."""
@@ -151,10 +155,11 @@ def _prepare(recipe: Recipe, budgets: tuple[Solved, ...], folder: Path, progress
     sources = open_sources(methods)
     splits = load_data(recipe.data, recipe.seed)
     splits.task.check_metrics(list(recipe.evaluation.metrics or ()))
-    prepared = prepare(recipe.base, splits.task, methods, seed=recipe.seed)
+    prepared = prepare(recipe.base, reframed(methods, splits.task), methods, seed=recipe.seed)
     found = fingerprint(prepared.source.folder)
     prepared = replace(prepared, methods=build(prepared.methods, sources, found, prepared.source.label))
     tables = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    encode = partial(prepared.encode_once, note=progress.note) if recipe.data.cache else prepared.encode
     run = Run(
         recipe=recipe,
         budgets=budgets,
@@ -163,9 +168,10 @@ def _prepare(recipe: Recipe, budgets: tuple[Solved, ...], folder: Path, progress
         splits=splits,
         prepared=prepared,
         fingerprint=found,
-        examples={split: prepared.encode(table) for split, table in tables.items() if table is not None},
+        examples={split: encode(table) for split, table in tables.items() if table is not None},
         accelerator=make_accelerator(recipe.training, prepared.dtype),
         progress=progress,
+        source=read_for(recipe, prepared),
     )
     telling.tell_base(run)
     telling.tell_data(run)
@@ -173,13 +179,32 @@ def _prepare(recipe: Recipe, budgets: tuple[Solved, ...], folder: Path, progress
 
 
 def _train(run: Run, *, resume: bool) -> Finished:
+    from peftcli.pipeline import reporting
+
+    run.prepared.base.network.to(run.accelerator.device)
+    before = source_scores(run, adapted=False)
+    if method := untrained(run.prepared.methods):
+        base = None  # nothing is tuned: the base itself is what is measured
+        run, delta, outcome = answered(run, method)
+    else:
+        base = measure_base(run, resume=resume)
+        delta, outcome = _fitted(run, resume=resume)
+    packed = delta.pack()
+    measured = {"base": base} | {s: measure_delta(run, packed, s) for s in MEASURED_SPLITS if s in run.examples}
+    report = reporting.build(run, packed, outcome, measured)
+    report["forgetting"] = forgetting(run, before, source_scores(run, adapted=True))
+    if run.accelerator.is_main_process:
+        _write(run, packed, report)
+    run.accelerator.wait_for_everyone()
+    return Finished(folder=run.folder, report=report)
+
+
+def _fitted(run: Run, *, resume: bool) -> tuple[Delta, Outcome]:
     from peftcli.delta.delta import attach
-    from peftcli.pipeline import reporting, telling
+    from peftcli.pipeline import telling
     from peftcli.training.loop import fit
     from peftcli.training.randomness import seed_all
 
-    run.prepared.base.network.to(run.accelerator.device)
-    base = measure_base(run, resume=resume)
     delta = attach(run.prepared.methods, run.prepared.base, seed=run.recipe.seed)
     if not delta.trained():
         names = " + ".join(m.name for m in delta.methods)
@@ -187,14 +212,7 @@ def _train(run: Run, *, resume: bool) -> Finished:
         raise MethodError(what, hint="Choose a method that changes the base model (see 'peft methods').")
     telling.tell_delta(run, delta)
     seed_all(run.recipe.seed + run.accelerator.process_index)
-    outcome = fit(_job(run, delta, resume=resume))
-    packed = delta.pack()
-    measured = {"base": base} | {s: measure_delta(run, packed, s) for s in MEASURED_SPLITS if s in run.examples}
-    report = reporting.build(run, packed, outcome, measured)
-    if run.accelerator.is_main_process:
-        _write(run, packed, report)
-    run.accelerator.wait_for_everyone()
-    return Finished(folder=run.folder, report=report)
+    return delta, fit(_job(run, delta, resume=resume))
 
 
 def _job(run: Run, delta: Delta, *, resume: bool) -> Job:

@@ -93,6 +93,8 @@ class DataSection(Settings):
     """Use this many training rows, drawn with the seed."""
     shots: PositiveInt | None = None
     """Use this many training rows of each class, drawn with the seed."""
+    cache: bool = True
+    """Keep what many rows (20,000 or more) become when they are tokenised, for later runs of the same rows."""
     streaming: bool = False
     """Read the training rows as training goes, for more of them than memory holds; needs training.steps."""
     shuffle_buffer: Annotated[int, Field(ge=1000)] = 10_000
@@ -102,7 +104,7 @@ class DataSection(Settings):
     source_prefix: str = ""
     """seq2seq: what stands before every input, such as 'summarize: '."""
     train_on: Literal["completion", "last", "all"] = "completion"
-    """causal-lm: learn the completion (of a chat every answer of the assistant), only the last answer, or all tokens."""
+    """causal-lm: learn the completion (of a chat all that the assistant says), the last answer alone, or all tokens."""
     chat_template: Annotated[str | None, IsPath(_is_template)] = None
     """causal-lm: chatml, or the path of a .jinja file, in place of the tokenizer's own template for messages."""
     forbid_overlap: bool = False
@@ -202,6 +204,8 @@ class EvaluationSection(Settings):
     """Examples per forward pass."""
     base: bool = True
     """Whether the un-tuned base is measured too."""
+    source: Annotated[str | list[str] | None, IsPath()] = None
+    """Language models: text of what the base knew (.txt, or rows with `text`), to measure what training forgets."""
     generation: GenerationSection = GenerationSection()
     """How texts are written where a metric needs them."""
 

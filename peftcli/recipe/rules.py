@@ -56,12 +56,12 @@ def rows_that_are_streamed(document: Document) -> Iterator[Complaint]:
     if document.get(("training", "steps")) is None:
         what = "data.streaming needs training.steps: nobody has counted the rows of an epoch"
         yield Complaint(place, streaming, what, "Write training.steps.")
-    for loc in (("data", "limit"), ("data", "shots"), ("data", "forbid_overlap"), ("data", "validation")):
-        value = document.get(loc)
-        share = isinstance(value, str) and re.match(SHARE_FORM, value)
-        if share if loc[1] == "validation" else value not in (None, False):
+    for key in ("limit", "shots", "forbid_overlap", "validation"):
+        loc, value = ("data", key), document.get(("data", key))
+        is_share = isinstance(value, str) and re.match(SHARE_FORM, value)
+        if is_share or (key != "validation" and value not in (None, False)):
             what = f"{dotted(loc)} needs all training rows, which data.streaming does not hold"
-            hint = "Name a file of validation rows." if share else "Leave one of them out."
+            hint = "Name a file of validation rows." if is_share else "Leave one of them out."
             yield Complaint(document.key_place(loc), loc, what, hint)
 
 

@@ -50,22 +50,33 @@ _EXAMPLE = """\
 # {title}, on a demo.
 # peft train recipe.yaml
 base:
-  name: demo:minilm
+  name: {base}
 method:
   name: {name}
 {settings}data:
   task: classification
   train: demo:intents
   validation: 10%
+"""
+_RATE = """\
 training:
   learning_rate: {rate}  # its default
 """
 
 
-def example(title: str, name: str, settings: Mapping[str, str], rate: float) -> str:
-    """Return a recipe for one method, with the settings that it should name, as they are written in YAML."""
+def example(title: str, base: str, name: str, settings: Mapping[str, str], rate: float | None) -> str:
+    """Return a recipe for one method, with the settings that it should name, as they are written in YAML.
+
+    Args:
+        title: Of the method.
+        base: What it is shown on.
+        name: Of the method.
+        settings: As YAML.
+        rate: The learning rate; None where nothing trains.
+    """
     lines = "".join(f"  {key}: {value}\n" for key, value in settings.items())
-    return _EXAMPLE.format(title=title, name=name, settings=lines, rate=rate)
+    shown = _EXAMPLE.format(title=title, base=base, name=name, settings=lines)
+    return shown if rate is None else shown + _RATE.format(rate=rate)
 
 
 def template(schema: str | None = None) -> str:

@@ -39,7 +39,7 @@ def data_table(data: Mapping[str, Any]) -> Table:
         **_labels(data),
     }
     rows = ((title, *map(column, splits)) for title, column in lines.items())
-    told = tuple(row for row in rows if set(row[1:]) != {NONE})
+    told = tuple(row for row in rows if set(row[1:]) - {NONE})
     return Table(("data", *splits), "l" + "r" * len(splits), told)
 
 

@@ -74,3 +74,14 @@ def _record_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def _cell(value: Any) -> str:  # noqa: ANN401  # any JSON
     return score(value) if isinstance(value, float) else plain(value)
+
+
+def forgetting_table(report: Report) -> Table:
+    """Return the scores of text that the base knew, before and after training; no rows where none was measured."""
+    columns = ("source text", "before", "after", "change")
+    found = report.forgetting
+    if found is None:
+        return Table(columns, "lrrr", ())
+    names = sorted(found.before)
+    rows = [(name, found.before.get(name), found.after.get(name)) for name in names]
+    return Table(columns, "lrrr", tuple((plain(n), score(b), score(a), difference(a, b)) for n, b, a in rows))

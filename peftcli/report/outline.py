@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from peftcli.report.data_table import TOLD, data_table, splits_of
-from peftcli.report.measured import detail_tables, metrics_table, signature_table
+from peftcli.report.measured import detail_tables, forgetting_table, metrics_table, signature_table
 from peftcli.report.record import Report
 from peftcli.report.tables import (
     NONE,
@@ -31,6 +31,10 @@ from peftcli.report.tables import (
 INTERVALS = (
     "An interval holds 95 % of the values that as many rows drawn again from these give (bootstrap): what other rows "
     "of the same kind might have shown. It says nothing of another seed of training."
+)
+FORGETTING = (
+    "Loss and perplexity per token of text that the base model knew, before anything was attached and with the trained "
+    "delta. A delta that is switched off forgets nothing: the base is there again, bit for bit."
 )
 RECIPE_ORDER = ("version", "name", "base", "method", "data", "training", "evaluation", "seed")
 
@@ -108,6 +112,7 @@ def outline(report: Report) -> tuple[Section, ...]:
             details=(("how each metric is computed", signature_table(report)), *detail_tables(report)),
             note=INTERVALS if report.intervals else None,
         ),
+        Section(key="forgetting", title="Forgetting", tables=(forgetting_table(report),), note=FORGETTING),
         _parameters(report),
         Section(key="training", title="Training", tables=(_training_table(report),)),
         Section(key="cost", title="Cost", tables=(_cost_table(report),)),
@@ -162,7 +167,7 @@ def _data(report: Report) -> Section:
     told = data_table(report.data)
     rows, details, rest = list(told.rows), [], {}
     for key, value in report.data.items():
-        if key in TOLD:
+        if key in TOLD and isinstance(value, dict):
             continue
         name = plain(key).replace("_", " ")
         by_split = [value.get(s) for s in splits] if isinstance(value, dict) and value.keys() <= set(splits) else []

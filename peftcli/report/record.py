@@ -101,6 +101,16 @@ class Cost(Part):
     base_bytes: int | None = None
 
 
+class Forgetting(Part):
+    """Loss and perplexity of text that the base knew: before anything was attached, after training, the difference."""
+
+    source: tuple[dict[str, Any], ...] = ()
+    tokens: int | None = None
+    before: Measured
+    after: Measured
+    change: Measured
+
+
 class Report(Part):
     """One run: the recipe as resolved, the counts, the metrics and the cost."""
 
@@ -121,6 +131,7 @@ class Report(Part):
     training: Training
     cost: Cost
     data: dict[str, Any] = {}
+    forgetting: Forgetting | None = None
     proofs: dict[str, Any] = {}
     environment: dict[str, Any] = {}
     resumed: int = 0

@@ -101,7 +101,8 @@ def test_the_splits_stand_side_by_side(make, made_up):
     text = to_markdown(make(made_up()))
     assert "| data | train | validation |" in text
     assert "| duplicates | 38 | 0 |" in text
-    assert "| overlap | - | 0 |" in text
+    assert "| also in train | - | 0 |" in text
+    assert "| label positive | 37,569 (55.8 %) | 444 (50.9 %) |" in text
     assert "| positive | 37,569 | 444 |" in text
 
 

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from tiny import VOCABULARY, tiny_base
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from training.test_processes import on_two_processes
 from transformers import PreTrainedTokenizerFast
 
 from peftcli.data.examples import IGNORED, Example, Examples
@@ -56,11 +57,13 @@ def examples_of(task, lengths=(3, 7, 5, 1, 6)) -> Examples:
     return Examples(items, {})
 
 
-def adapted(family: str, method: str | None, scale: float = 0.3):
+def adapted(family: str, method: str | None, seed: int = 0):
     """Return a network with numbers in its blocks, and the virtual tokens that they want."""
     task = "seq2seq" if TASKS[family] is ENCODED else "causal-lm"
-    base = tiny_base(family, task)
-    # A tiny network of random numbers soon repeats itself: louder ones make it say more.
+    base = tiny_base(family, task, seed=seed)
+    with torch.no_grad():
+        for parameter in base.parameters.values():  # quieter, a network of random numbers soon repeats itself
+            parameter.mul_(1.5)
     methods = (find(method)(**SIZES[method]),) if method else ()
     virtual = methods[0].virtual_tokens(base.anatomy) if methods else None
     if methods:
@@ -68,7 +71,7 @@ def adapted(family: str, method: str | None, scale: float = 0.3):
         with torch.no_grad():
             for number, parameter in enumerate(delta.parameters.values()):
                 draw = torch.Generator().manual_seed(number)
-                parameter.add_(scale * torch.randn(parameter.shape, generator=draw))
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=draw))
     base.network.generation_config.eos_token_id = None
     return base.network, virtual
 
@@ -109,12 +112,14 @@ def test_greedy_texts_are_the_likeliest_tokens_step_by_step(family, method, word
     if family == "bloom" and method == "prefix":
         pytest.skip("bloom attends by a function of its own")
     task = TASKS[family]
-    network, virtual = adapted(family, method)
     examples = examples_of(task)
-    found = [one["text"] for one in write(network, task, examples, settings(words, virtual))]
-    wanted = [by_argmax(network, task, example, virtual, words, 6) for example in examples]
-    assert found == wanted
-    assert len(set(found)) > 1
+    for seed in range(9):  # a network of random numbers may say the same to every prompt: then another one is asked
+        network, virtual = adapted(family, method, seed)
+        found = [one["text"] for one in write(network, task, examples, settings(words, virtual))]
+        assert found == [by_argmax(network, task, example, virtual, words, 6) for example in examples]
+        if len(set(found)) > 2:
+            return
+    pytest.fail("all prompts get one answer")
 
 
 @pytest.mark.parametrize("way", [{}, {"num_beams": 3}, {"sample": True, "temperature": 2.0, "top_p": 0.9, "top_k": 40}])

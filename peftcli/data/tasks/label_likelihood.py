@@ -75,7 +75,11 @@ class LabelLikelihood(Reframed):
             raise ArtifactError(f"the artifact's prompt is damaged ({error})") from None
         sizes = {len(task.words), *([len(task.content_free)] if task.content_free else [])}
         count = task.nearest
-        if sizes != {len(task.labels)} or task.score not in get_args(Score) or not (count is None or type(count) is int):
+        if (
+            sizes != {len(task.labels)}
+            or task.score not in get_args(Score)
+            or not (count is None or type(count) is int)
+        ):
             raise ArtifactError("the artifact's prompt does not fit its labels")
         return task
 
@@ -206,7 +210,9 @@ class LabelLikelihood(Reframed):
                 raise DataError(f"the tokenizer makes no token of the label word {word!r}", hint="Write method.words.")
             if ids in found:
                 other = self.words[found.index(ids)]
-                raise DataError(f"the label words {other!r} and {word!r} are the same tokens", hint="Write method.words.")
+                raise DataError(
+                    f"the label words {other!r} and {word!r} are the same tokens", hint="Write method.words."
+                )
             found.append(ids)
         return found
 

@@ -55,7 +55,9 @@ class Probed(Reframed):
         outputs = self.of.network_settings().get("num_labels")
         ranks = {name: tensor.dim() for name, tensor in tensors.items()}
         if ranks != {"weight": 2, "bias": 1} or {len(tensor) for tensor in tensors.values()} != {outputs}:
-            raise ArtifactError(f"the probe's tensors are {sorted(ranks)}, not a weight and a bias for {outputs} outputs")
+            raise ArtifactError(
+                f"the probe's tensors are {sorted(ranks)}, not a weight and a bias for {outputs} outputs"
+            )
         return replace(self, **tensors)
 
     def answering(self, network: nn.Module) -> Any:  # noqa: ANN401

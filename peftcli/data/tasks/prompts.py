@@ -36,7 +36,7 @@ class Template:
             raise RecipeError(f"method.template has {{{unknown}}}, which is no column of the task", hint=hint)
         if named.count(LABEL) != 1 or not self.text.endswith(f"{{{LABEL}}}") or len(named) == 1:
             what = f"method.template is {self.text!r}: it must hold a column of the row, and end with {{label}}"
-            raise RecipeError(what, hint="Write \"Review: {text}\\nSentiment: {label}\", for instance.")
+            raise RecipeError(what, hint='Write "Review: {text}\\nSentiment: {label}", for instance.')
 
     @cached_property
     def _parts(self) -> tuple[str, str]:

@@ -114,12 +114,16 @@ class Seq2Seq(Generating):
         """Return the cross entropy of every token of the targets. Shapes: (target tokens)."""
         from torch.nn import functional
 
+        targets = batch["labels"].flatten()[batch["positions"]]
+        return functional.cross_entropy(self.logits(network, batch).float(), targets, reduction="none")
+
+    def logits(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the logits of every token of the targets. Shapes: (target tokens, vocabulary)."""
         model: Any = getattr(network, "module", network)
         inputs = {key: value for key, value in batch.items() if key not in ("labels", "positions")}
         # The decoder reads the target one place later, behind the token that its network starts with.
         inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
-        logits = labelled_logits(network, inputs, batch["positions"])
-        return functional.cross_entropy(logits.float(), batch["labels"].flatten()[batch["positions"]], reduction="none")
+        return labelled_logits(network, inputs, batch["positions"])
 
     def prompted(self, example: Example) -> Example:
         """Return the input alone, from which a text is generated."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from peftcli.metrics.scored import Scored
     from peftcli.recipe.recipe import DataSection
 
+NETWORK_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "pixel_values")
 Outcome = dict[str, Any]
 """What was measured of one example, for JSON: its loss, what was right, what the network said."""
 
@@ -132,6 +133,17 @@ class Task(ABC):
     @abstractmethod
     def outcomes(self, network: nn.Module, batch: Mapping[str, Tensor]) -> list[Outcome]:
         """Return what the metrics need of every example of the batch, ``loss`` among it, without gradients."""
+
+    def logits(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the logits by which two networks are compared. Shapes: (real tokens or rows, logits)."""
+        inputs = {name: batch[name] for name in NETWORK_INPUTS if name in batch}
+        logits: Tensor = network(**inputs).logits
+        return logits[inputs["attention_mask"].bool()] if logits.ndim == 3 else logits
+
+    def completed(self, example: Example, outcome: Outcome) -> Outcome:
+        """Return the outcome of ``example`` with what no batch of numbers could tell: its texts."""
+        del example
+        return outcome
 
     @abstractmethod
     def scored(self, outcomes: Sequence[Outcome], names: Sequence[str]) -> dict[str, Scored]:

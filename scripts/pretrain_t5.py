@@ -4,7 +4,7 @@
 
 Span corruption as Raffel et al. 2020 (arXiv:1910.10683) describe it: 15 % of the tokens in spans of 3 on average are
 each replaced by a sentinel, and the decoder writes the sentinels and what they stand for. The tokenizer (byte-level
-BPE, so that every text comes back letter by letter) is trained on the same texts. A minute or ten on one core make
+BPE, so that every text comes back letter by letter) is trained on the same texts. Some minutes of one core make
 something that a delta can build on; nothing of the quality of a published checkpoint.
 """
 
@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGene
 NOISE, SPAN, SENTINELS = 0.15, 3.0, 100
 PAD, END = "<pad>", "</s>"
 IGNORED = -100
+AT_ONCE = 2000  # texts that are made into tokens together
 DONE = "pretraining.json"
 
 
@@ -61,10 +62,8 @@ def train_tokenizer(texts: list[str], size: int) -> PreTrainedTokenizerFast:
 
 
 def pack(tokenizer: PreTrainedTokenizerFast, texts: list[str], length: int, draw: random.Random) -> list[list[int]]:
-    """Return the tokens of all texts, one after the other in a drawn order, in pieces of ``length``."""
-    order = list(texts)
-    draw.shuffle(order)
-    stream = [token for ids in tokenizer(order)["input_ids"] for token in ids]
+    """Return the tokens of some texts, drawn and put one after the other, in pieces of ``length``."""
+    stream = [token for ids in tokenizer(draw.choices(texts, k=AT_ONCE))["input_ids"] for token in ids]
     return [stream[start : start + length] for start in range(0, len(stream) - length + 1, length)]
 
 
@@ -132,10 +131,10 @@ def pretrain(
     optimizer = torch.optim.AdamW(network.parameters(), lr=options.learning_rate, weight_decay=0.01)
     pieces: list[list[int]] = []
     losses: list[float] = []
-    started = time.monotonic()
+    started = time.process_time()
     network.train()
-    while (share := max(len(losses) / options.steps, (time.monotonic() - started) / (60 * options.minutes))) < 1:
-        if len(pieces) < options.batch_size:
+    while (share := max(len(losses) / options.steps, (time.process_time() - started) / (60 * options.minutes))) < 1:
+        while len(pieces) < options.batch_size:
             pieces += pack(tokenizer, texts, options.length, draw)
         some = [corrupt(pieces.pop(), sentinel, end, draw) for _ in range(options.batch_size)]
         # Up within 50 steps, then along a cosine to a tenth.
@@ -148,7 +147,7 @@ def pretrain(
         optimizer.zero_grad()
         losses.append(loss.item())
         if len(losses) % 50 == 0:
-            seconds = time.monotonic() - started
+            seconds = time.process_time() - started
             print(f"step {len(losses):5d}  loss {sum(losses[-50:]) / 50:.3f}  {seconds:5.0f} s", flush=True)
     last = losses[-max(1, len(losses) // 10) :]
     return sum(last) / len(last)
@@ -171,7 +170,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--steps", type=int, default=100_000)
-    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--minutes", type=float, default=8.0, help="of processor time")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     texts = list(read_texts(options.texts, options.column or ["text"]))

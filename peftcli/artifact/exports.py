@@ -25,7 +25,9 @@ TASK_TYPES = {
     "regression": "SEQ_CLS",
     "token-classification": "TOKEN_CLS",
     "word-tags": "TOKEN_CLS",
+    "span-qa": "QUESTION_ANS",
     "causal-lm": "CAUSAL_LM",
+    "multiple-choice": "CAUSAL_LM",
 }
 
 

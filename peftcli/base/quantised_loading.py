@@ -41,7 +41,7 @@ def read_quantised(auto: Any, folder: Path, anatomy: Anatomy, form: Form, **sett
     """
     slices: dict[str, Any] = {}
     for path in check_weights(folder):
-        file: Any = safe_open(path, framework="pt", backend="pread")  # type: ignore[no-untyped-call]
+        file: Any = safe_open(path, framework="pt", backend="pread")
         slices |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
     if settings["dtype"] == "auto" and settings["config"].dtype is None:
         kinds = [kind for one in slices.values() if (kind := one.get_dtype()) in DTYPES]

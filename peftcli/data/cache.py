@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +97,9 @@ def _identity(reader: Any) -> list[str]:  # noqa: ANN401  # a fast tokenizer
     settings = {name: str(value) for name, value in reader.init_kwargs.items()}
     template = str(getattr(reader, "chat_template", None))
     state = [str(reader.special_tokens_map), template, reader.padding_side, reader.truncation_side]
-    return [reader.backend_tokenizer.to_str(), json.dumps(settings, sort_keys=True), *state]
+    backend = json.loads(reader.backend_tokenizer.to_str())
+    backend |= {"truncation": None, "padding": None}  # what the last call left there, and every call sets anew
+    return [json.dumps(backend, sort_keys=True), json.dumps(settings, sort_keys=True), *state]
 
 
 def _keep(folder: Path, examples: Examples, table: Table, *, overwrite: bool) -> None:
@@ -127,12 +129,16 @@ def _packed(examples: Examples, table: Table) -> tuple[dict[str, Any], dict[str,
         tensors[name] = flat.astype(np.int32)
         if not np.array_equal(tensors[name], flat):
             raise _NotKeptError("ids of more than 32 bits")
-    columns = {}
+    columns: dict[str, list[Any]] = {}
+    tuples = []
     for field in fields(Example):
-        column = [getattr(e, field.name) for e in items] if field.name not in _OWN else []
-        if any(value is not field.default for value in column) or (column and field.default is MISSING):
-            columns[field.name] = column
-    about = {"names": names, "columns": columns, "counts": examples.counts}
+        if field.name in _OWN or all(getattr(e, field.name) == field.default for e in items):
+            continue
+        columns[field.name] = [getattr(e, field.name) for e in items]
+        if all(isinstance(value, tuple) for value in columns[field.name]):
+            columns[field.name] = [list(value) for value in columns[field.name]]
+            tuples.append(field.name)
+    about = {"names": names, "columns": columns, "tuples": tuples, "counts": examples.counts}
     try:
         same = json.loads(json.dumps(about)) == about
     except (TypeError, ValueError):
@@ -155,9 +161,11 @@ def _kept(folder: Path, table: Table) -> Examples:
         for place, length in zip(ids, tensors[f"{name}.lengths"].tolist(), strict=True):
             place[name] = flat[start : start + length]
             start += length
-    names = list(about["columns"])
+    columns: dict[str, list[Any]] = about["columns"]
+    columns |= {name: list(map(tuple, columns[name])) for name in about["tuples"] if name in columns}
+    names = list(columns)
     items = [
         Example(ids=place, where=table.rows[values[names.index("row")]].where, **dict(zip(names, values, strict=True)))
-        for place, values in zip(ids, zip(*about["columns"].values(), strict=True), strict=True)
+        for place, values in zip(ids, zip(*columns.values(), strict=True), strict=True)
     ]
     return Examples(items, about["counts"])

@@ -38,7 +38,9 @@ def squad_rows(content: dict[str, Any], name: str) -> list[Row]:
     return rows
 
 
-def _objects(parent: dict[str, Any], key: str, place: str, complaints: Complaints) -> Iterator[tuple[dict[str, Any], str]]:
+def _objects(
+    parent: dict[str, Any], key: str, place: str, complaints: Complaints
+) -> Iterator[tuple[dict[str, Any], str]]:
     """Yield the objects of a list with their places, and note what is none."""
     items = parent.get(key)
     if not isinstance(items, list):

@@ -108,6 +108,6 @@ def fitted(task: Task, x: Tensor, y: Tensor, l2: float) -> tuple[Tensor, Tensor]
         total.backward()  # type: ignore[no-untyped-call]
         return total
 
-    optimizer.step(objective)  # type: ignore[arg-type]
+    optimizer.step(objective)  # type: ignore[no-untyped-call]
     weight, bias = weight.detach() / deviation, bias.detach()
     return weight.float(), (bias - weight @ mean).float()

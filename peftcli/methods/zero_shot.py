@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -89,21 +89,16 @@ class ZeroShot(Untrained):
 
         assert isinstance(task, LabelLikelihood)
         shown = self.shown(task, frozen)
-        tasks = [
-            self.calibrated(replace(shown, template=text), frozen)
-            if self.score == "calibrated"
-            else replace(shown, template=text)
-            for text in self.templates(task.roles)
-        ]
+        tasks = [replace(shown, template=text) for text in self.templates(task.roles)]
+        if self.score == "calibrated":
+            tasks = [self.calibrated(one, frozen) for one in tasks]
         if len(tasks) == 1:
             return tasks[0]
         order = permutation(len(frozen.train), f"{frozen.seed}:selection")
         rows = frozen.train.taken(sorted(order[: self.selection_rows]))
         trials = [_trial(one, rows, frozen) for one in tasks]
         best = max(range(len(tasks)), key=lambda n: (trials[n][task.select], -n))
-        return replace(
-            tasks[best], trials=tuple({"template": t.template, **s} for t, s in zip(tasks, trials, strict=True))
-        )
+        return replace(tasks[best], trials=tuple(trials))
 
     def templates(self, roles: Sequence[str]) -> list[str]:
         """Return the templates: the recipe's, or the columns one below the other and the label behind them."""
@@ -133,6 +128,6 @@ class ZeroShot(Untrained):
         return replace(task, content_free=tuple(math.log(max(mean, 1e-300)) for mean in means))
 
 
-def _trial(task: LabelLikelihood, rows: Table, frozen: Frozen) -> dict[str, float]:
+def _trial(task: LabelLikelihood, rows: Table, frozen: Frozen) -> dict[str, Any]:
     outcomes = frozen.ask(task, rows, task.outcomes)
-    return {**task.metrics(outcomes, ["accuracy", "loss"]), "n": len(rows)}
+    return {"template": task.template, **task.metrics(outcomes, ["accuracy", "loss"]), "n": len(rows)}

@@ -68,9 +68,17 @@ class DataSection(Settings):
     """What is learned: a task, its rows, and which columns hold what."""
 
     task: Literal[
-        "classification", "regression", "token-classification", "causal-lm", "seq2seq", "image-classification"
+        "classification",
+        "regression",
+        "token-classification",
+        "span-qa",
+        "multiple-choice",
+        "causal-lm",
+        "seq2seq",
+        "image-classification",
     ]
     """classification (one text or a pair), regression (a number for them), token-classification (a tag for every word),
+    span-qa (a question's answer stands in a text), multiple-choice (the likeliest of several continuations),
     causal-lm (prompt and completion; the loss is on the completion), seq2seq (input and target, for an encoder-decoder)
     or image-classification (an image)."""
     train: Annotated[str | list[str], IsPath(_is_file)]
@@ -107,6 +115,14 @@ class DataSection(Settings):
     """causal-lm: learn the completion (of a chat all that the assistant says), the last answer alone, or all tokens."""
     chat_template: Annotated[str | None, IsPath(_is_template)] = None
     """causal-lm: chatml, or the path of a .jinja file, in place of the tokenizer's own template for messages."""
+    doc_stride: Annotated[int, Field(ge=0)] = 128
+    """span-qa: how many tokens neighbouring windows of a long text share; half a window where that is less."""
+    max_answer_length: PositiveInt = 30
+    """span-qa: the longest answer that is predicted, in tokens."""
+    null_threshold: float = 0.0
+    """span-qa, where some questions have no answer: predict none if it scores higher than the best answer by more."""
+    normalise: Literal["sum", "token", "character"] = "token"
+    """multiple-choice: compare the choices' log-likelihoods as they are, per token, or per character."""
     forbid_overlap: bool = False
     """Refuse data whose validation or test rows also stand in train; otherwise they are counted and reported."""
 

@@ -80,7 +80,8 @@ def outcomes_of(
         settings: How.
         metrics: For which; some need texts that the network generates.
     """
-    outcomes = asked(network, task, examples, settings, partial(task.outcomes, network))
+    found = asked(network, task, examples, settings, partial(task.outcomes, network))
+    outcomes = [task.completed(example, outcome) for example, outcome in zip(examples, found, strict=True)]
     if isinstance(task, Generating) and task.asks_for_texts(metrics):
         texts = write(network, task, examples, settings)
         outcomes = [outcome | text for outcome, text in zip(outcomes, texts, strict=True)]

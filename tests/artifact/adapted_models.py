@@ -13,6 +13,7 @@ from peftcli.artifact.exports import export
 from peftcli.artifact.fingerprint import fingerprint
 from peftcli.base.loading import load_base
 from peftcli.base.source import find_source
+from peftcli.data.tasks import task_from_manifest
 from peftcli.delta.delta import Delta, attach
 from peftcli.delta.registry import read_methods
 
@@ -21,9 +22,23 @@ TASKS = {
         "AutoModelForSequenceClassification",
         {"name": "classification", "labels": ["no", "maybe", "yes"]},
     ),
+    "multi-label-classification": (
+        "AutoModelForSequenceClassification",
+        {"name": "multi-label-classification", "labels": ["red", "round", "ripe", "sweet"]},
+    ),
+    "regression": ("AutoModelForSequenceClassification", {"name": "regression"}),
+    "token-classification": (
+        "AutoModelForTokenClassification",
+        {"name": "token-classification", "labels": ["B-X", "I-X", "O"]},
+    ),
     "causal-lm": ("AutoModelForCausalLM", {"name": "causal-lm"}),
+    "seq2seq": ("AutoModelForSeq2SeqLM", {"name": "seq2seq", "source_prefix": ""}),
 }
-MANIFEST = {"columns": {"text": "text"}, "max_length": 16}
+COLUMNS = {
+    "causal-lm": {"prompt": "a", "completion": "b"},
+    "seq2seq": {"input": "a", "target": "b"},
+    "token-classification": {"tokens": "a", "tags": "b"},
+}
 
 
 @dataclass(frozen=True)
@@ -57,15 +72,10 @@ def save_base(folder: Path, family: str, auto: str = "AutoModel", dtype=torch.fl
 def adapt(base: Path, run: Path, method, task: str, change=None) -> Adapted:
     """Attach, make every number another one (or let ``change`` do so), pack and save."""
     auto, about = TASKS[task]
-    manifest = {
-        **MANIFEST,
-        **about,
-        "columns": {"text": "a"} if task == "classification" else {"prompt": "a", "completion": "b"},
-    }
-    labels = about.get("labels")
-    settings = {"num_labels": len(labels)} if labels else {}
-    source = find_source(str(base))
-    model = load_base(source, task_class=auto, settings=settings, dtype="auto", new_head=bool(labels), seed=0)
+    manifest = {**about, "columns": COLUMNS.get(task, {"text": "a"}), "max_length": 16}
+    asked = task_from_manifest(manifest)
+    settings, source = asked.network_settings(), find_source(str(base))
+    model = load_base(source, task_class=auto, settings=settings, dtype="auto", new_head=asked.new_head, seed=0)
     delta = attach(read_methods(method), model, seed=0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -101,9 +111,11 @@ def logits(network, virtual: int = 0) -> torch.Tensor:
     network.eval()
     generator = torch.Generator().manual_seed(2)
     ids = torch.randint(3, VOCABULARY, (2, 9), generator=generator)
+    ended = network.config.is_encoder_decoder
     ids[:, -1] = 1 if network.config.eos_token_id == 1 else 2  # BART and T5 pool their end-of-sequence token
     ids = torch.cat([torch.arange(VOCABULARY, VOCABULARY + virtual).expand(2, -1), ids], 1)
-    return network(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    written = {"decoder_input_ids": ids[:, virtual:-1]} if hasattr(network, "lm_head") and ended else {}
+    return network(input_ids=ids, attention_mask=torch.ones_like(ids), **written).logits
 
 
 def reopened(folder: Path, task: str):

@@ -9,6 +9,7 @@ from peftcli.delta.registry import all_methods
 from peftcli.errors import MethodError
 
 NETWORKS = [("bert", "AutoModel", "classification"), ("llama", "AutoModelForCausalLM", "causal-lm")]
+NETWORKS += [(family, "AutoModelForSeq2SeqLM", "seq2seq") for family in ("t5", "bart")]
 
 
 def small(name: str) -> dict:

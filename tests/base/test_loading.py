@@ -155,7 +155,7 @@ def test_a_cut_off_file_is_refused(tmp_path):
 
 def test_a_family_that_cannot_do_the_task_is_refused(tmp_path):
     save_tiny(tmp_path, "vit")
-    with pytest.raises(BaseModelError, match="cannot be loaded"):
+    with pytest.raises(BaseModelError, match="reads images, and the task gives text"):
         _load(tmp_path)
 
 
@@ -172,8 +172,6 @@ def test_loading_says_nothing(tmp_path, capfd):
 @pytest.mark.parametrize("family", [f for f in FAMILIES if "classification" in tasks(f)])
 def test_an_empty_base_has_shapes_but_no_values(family):
     vision = family in ("vit", "deit", "clip")
-    if family == "deit":
-        pytest.skip("transformers decides by the config's architectures which of two heads it has")
     name = "AutoModelForImageClassification" if vision else CLASSIFIER
     base = empty_base(tiny_config(family), task_class=name, settings={"num_labels": 3})
     assert all(p.device.type == "meta" for p in base.parameters.values())

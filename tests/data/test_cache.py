@@ -130,7 +130,7 @@ def test_the_folder_is_the_user_s(monkeypatch, tmp_path):
 def test_what_json_changes_is_not_kept(pairs):
     made = Made(TASK, table_of(ROWS), pairs)
     examples = made.make()
-    lists = replace(examples, items=[replace(e, references=("a",)) for e in examples.items])
+    lists = replace(examples, items=[replace(e, label=(e.label, [("nested",)])) for e in examples.items])
     kept_or_made("0" * 64, made.work[1], lambda: lists, made.notes.append)
     assert not (cache_folder() / "examples").exists()
     assert json.dumps(made.notes) == "[]"

@@ -138,6 +138,7 @@ def test_a_bomb_is_not_decoded(size):
 def test_damage_is_always_a_mistake_of_the_data(kind):
     """Whatever is wrong with the bytes, an image is read or refused with its place."""
     content, generator = noise(kind), np.random.default_rng(1)
+    refused = set()
     for _ in range(60):
         damaged = bytearray(content)
         for place in generator.integers(0, min(len(damaged), 600), 4):
@@ -147,7 +148,8 @@ def test_damage_is_always_a_mistake_of_the_data(kind):
             image.check()
             assert image.pixels("RGB").mode == "RGB"
         except DataError as error:
-            assert error.problems[0].where == "a.png"
+            refused.add(error.problems[0].where)
+    assert refused <= {"a.png"}
 
 
 def test_equal_bytes_have_one_digest_wherever_they_lie(tmp_path):

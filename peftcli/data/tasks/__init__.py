@@ -10,11 +10,13 @@ from peftcli.data.tasks.classification import Classification
 from peftcli.data.tasks.image_classification import ImageClassification
 from peftcli.data.tasks.label_likelihood import LabelLikelihood
 from peftcli.data.tasks.multi_label import MultiLabel
+from peftcli.data.tasks.multiple_choice import MultipleChoice
 from peftcli.data.tasks.prior import Prior
 from peftcli.data.tasks.probed import Probed
 from peftcli.data.tasks.reframed import Reframed
 from peftcli.data.tasks.regression import Regression
 from peftcli.data.tasks.seq2seq import Seq2Seq
+from peftcli.data.tasks.span_qa import SpanQa
 from peftcli.data.tasks.task import Task
 from peftcli.data.tasks.token_classification import TokenClassification, WordTags
 from peftcli.errors import ArtifactError, Problem, RecipeError
@@ -28,8 +30,10 @@ __all__ = [
     "Classification",
     "ImageClassification",
     "MultiLabel",
+    "MultipleChoice",
     "Regression",
     "Seq2Seq",
+    "SpanQa",
     "Task",
     "TokenClassification",
     "WordTags",
@@ -47,6 +51,8 @@ _TASKS: dict[str, type[Task]] = {
         Regression,
         TokenClassification,
         WordTags,
+        SpanQa,
+        MultipleChoice,
         CausalLm,
         Seq2Seq,
         ImageClassification,

@@ -74,12 +74,8 @@ class LabelLikelihood(Reframed):
         except (KeyError, TypeError, ValueError, RecipeError) as error:
             raise ArtifactError(f"the artifact's prompt is damaged ({error})") from None
         sizes = {len(task.words), *([len(task.content_free)] if task.content_free else [])}
-        count = task.nearest
-        if (
-            sizes != {len(task.labels)}
-            or task.score not in get_args(Score)
-            or not (count is None or type(count) is int)
-        ):
+        known = task.score in get_args(Score) and isinstance(task.nearest, int | None)
+        if sizes != {len(task.labels)} or not known:
             raise ArtifactError("the artifact's prompt does not fit its labels")
         return task
 
@@ -162,8 +158,8 @@ class LabelLikelihood(Reframed):
         """Return what the task shows, and the prompt."""
         shown = {key: value for key, value in self.manifest().items() if key in ("template", "words", "content_free")}
         count = len(self.demonstrations) if self.nearest is None else self.nearest
-        prompt = {**shown, "demonstrations": count, "templates": [dict(trial) for trial in self.trials]}
-        return {**self.of.details(outcomes), "prompt": prompt}
+        tried = {"templates": [dict(trial) for trial in self.trials]} if self.trials else {}
+        return {**self.of.details(outcomes), "prompt": {**shown, "demonstrations": count}, **tried}
 
     @cached_property
     def _index(self) -> Nearest:
@@ -201,7 +197,7 @@ class LabelLikelihood(Reframed):
         template = Template(self.template)
         plain = {"add_special_tokens": False, "verbose": False}
         before = reader(template.ending, **plain)["input_ids"] if template.ending else []
-        found = []
+        found: list[list[int]] = []
         for word in self.words:
             text = template.continuation(word)
             whole = reader(template.ending + text, **plain)["input_ids"]

@@ -53,8 +53,12 @@ def pair_likelihoods(network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """Return log p(continuation | prompt) of what ``pair_batch`` returned. Shapes: (pairs)."""
     import torch
 
-    pieces = zip(*(batch[name].split(AT_ONCE) for name in ("input_ids", "attention_mask", "lengths")), strict=True)
+    pieces = zip(*(_pieces(batch[name]) for name in ("input_ids", "attention_mask", "lengths")), strict=True)
     return torch.cat([_piece(network, *piece) for piece in pieces])
+
+
+def _pieces(rows: Tensor) -> list[Tensor]:
+    return [rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE)]
 
 
 def _piece(network: nn.Module, ids: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:

@@ -58,14 +58,15 @@ class Probed(Reframed):
             raise ArtifactError(
                 f"the probe's tensors are {sorted(ranks)}, not a weight and a bias for {outputs} outputs"
             )
-        return replace(self, **tensors)
+        return replace(self, weight=tensors["weight"], bias=tensors["bias"])
 
     def answering(self, network: nn.Module) -> Any:  # noqa: ANN401
         """Return what maps the features of a batch."""
 
         def answer(**inputs: Tensor) -> Any:  # noqa: ANN401
             found = features(network, inputs, self.pooling)
-            assert self.weight is not None and self.bias is not None, "a probe is fitted first"
+            assert self.weight is not None
+            assert self.bias is not None
             return scores(found @ self.weight.to(found).T + self.bias.to(found))
 
         return answer
@@ -80,7 +81,7 @@ def features(network: nn.Module, inputs: Mapping[str, Tensor], pooling: Pooling)
     import torch
 
     try:
-        hidden = network(**inputs).last_hidden_state.float()
+        hidden: Tensor = network(**inputs).last_hidden_state.float()
     except AttributeError:
         what = f"{type(network).__name__} shows no last hidden state to probe"
         raise MethodError(what, hint="Use an encoder or a decoder as the base.") from None
@@ -92,4 +93,5 @@ def features(network: nn.Module, inputs: Mapping[str, Tensor], pooling: Pooling)
         last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
         return hidden[torch.arange(len(hidden), device=hidden.device), last]
     weights = mask.unsqueeze(-1).to(hidden)
-    return (hidden * weights).sum(1) / weights.sum(1)
+    mean: Tensor = (hidden * weights).sum(1) / weights.sum(1)
+    return mean

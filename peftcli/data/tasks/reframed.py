@@ -43,7 +43,7 @@ class Reframed(Task):
         return cls(of=task, column_names=task.column_names, max_length=task.max_length, **own)
 
     @classmethod
-    def from_section(cls, section: DataSection, train: Table) -> Self:
+    def from_section(cls, section: DataSection, train: Table) -> Self:  # noqa: ARG003
         """Refuse: a recipe names the task itself, and a method reframes it."""
         raise AssertionError(f"a recipe cannot ask for {cls.name}")
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from peftcli.data.complaints import SHOWN_PROBLEMS, raise_all
 from peftcli.data.examples import IGNORED, Example, Examples, check_ids, pad_examples
-from peftcli.data.tasks.answer_spans import Answer, answer_problem, read_answers
-from peftcli.data.tasks.answer_logits import answer_logits
+from peftcli.data.tasks.answer_spans import (
+    Answer,
+    Question,
+    answer_problem,
+    question_example,
+    read_answers,
+    span_text,
+    tagged_span,
+)
 from peftcli.data.tasks.columns import absent, check_roles, require, text_problems
+from peftcli.data.tasks.span_scores import best_spans, none_scores, scores_in_pieces, span_losses, span_scores
 from peftcli.data.tasks.task import Outcome, Task
-from peftcli.data.windows import Offsets, Windows, WindowIds, span_in, windows_of
+from peftcli.data.windows import windows_of
 from peftcli.errors import ArtifactError, Problem
 
 if TYPE_CHECKING:
@@ -25,27 +33,9 @@ if TYPE_CHECKING:
     from peftcli.metrics.scored import Scored
     from peftcli.recipe.recipe import DataSection
 
-START, END, NOWHERE = 1, 2, 4
-"""What a tag says of a token: the answer starts, or ends, there; it stands for no answer. 0: some answer may hold it."""
 CANDIDATES = 5
 """How many answers are told of a question."""
-AT_ONCE = 64
-"""Windows in one forward pass where nothing is learned."""
 _ROLES = ("question", "context", "answers")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window(Example):
-    """A question with a stretch of its text; the tokens of the text cover the characters ``offsets``."""
-
-    offsets: Offsets = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question(Example):
-    """A question and its whole text, in windows as its parts."""
-
-    context: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +92,7 @@ class SpanQa(Task):
         """Return the task that :meth:`manifest` described."""
         task = super().from_manifest(manifest)
         kinds = {"doc_stride": int, "max_answer_length": int, "null_threshold": float, "unanswerable": bool}
-        found = {key: manifest.get(key) for key in kinds}
+        found: dict[str, Any] = {key: manifest.get(key) for key in kinds}
         columns = all(role in task.column_names for role in _ROLES)
         if not columns or any(type(value) is not kinds[key] for key, value in found.items()):
             raise ArtifactError(f"the artifact's task has the settings {found!r}")
@@ -145,12 +135,13 @@ class SpanQa(Task):
         examples: list[Example] = []
         cut = 0
         for index, (row, windows) in enumerate(zip(table.rows, found, strict=True)):
-            examples.append(self._example(row, index, windows))
+            context, answers = row.values[self.column_names["context"]], self.answers_of(row)
+            examples.append(question_example(row, index, windows, context, answers))
             cut += windows.cut
         parts = [part for example in examples for part in example.parts]
         check_ids(parts, vocabulary)
         possible = [bool(example.references) for example in examples]
-        placed = [any(_span(part.ids["tags"]) for part in example.parts) for example in examples]
+        placed = [any(tagged_span(part.ids["tags"]) for part in example.parts) for example in examples]
         counts = {
             "rows": len(table),
             "truncated": 0,
@@ -178,13 +169,13 @@ class SpanQa(Task):
 
     def shown(self, example: Example, reader: Any) -> Shown:  # noqa: ANN401
         """Return the first window that holds the answer, or the first, with the answer told apart."""
-        part = next((part for part in example.parts if _span(part.ids["tags"])), example.parts[0])
-        first, last = _span(part.ids["tags"]) or (0, -1)
+        part = next((part for part in example.parts if tagged_span(part.ids["tags"])), example.parts[0])
+        first, last = tagged_span(part.ids["tags"]) or (0, -1)
         marks = [0 if first <= place <= last else IGNORED for place in range(part.length)]
         return super().shown(replace(part, ids={**part.ids, "tags": marks}), reader)
 
     def collate(self, examples: Sequence[Example], pad: int, virtual: VirtualTokens | None) -> dict[str, Tensor]:
-        """Return the padded windows of all questions with their ``tags``, and how many ``windows`` each question has."""
+        """Return the padded windows of all questions with their ``tags``, and how many ``windows`` each has."""
         import torch
 
         batch = pad_examples([part for example in examples for part in example.parts], pad, virtual)
@@ -192,7 +183,7 @@ class SpanQa(Task):
 
     def loss(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the mean of the cross entropies of start and end, summed over the windows."""
-        return _losses(_scores(network, _inputs(batch)), batch["tags"]).sum()
+        return span_losses(span_scores(network, _inputs(batch)), batch["tags"]).sum()
 
     def outcomes(self, network: nn.Module, batch: Mapping[str, Tensor]) -> list[Outcome]:
         """Return of every question the summed loss of its ``windows``, the best ``spans``, and the score of ``none``.
@@ -203,11 +194,9 @@ class SpanQa(Task):
 
         with torch.no_grad():
             tags = batch["tags"]
-            pieces = zip(*(tensor.split(AT_ONCE) for tensor in _inputs(batch).values()), strict=True)
-            scores = torch.cat([_scores(network, dict(zip(_inputs(batch), piece, strict=True))) for piece in pieces])
-            losses = _losses(scores, tags)
-            none = scores.sum(-1).masked_fill(~_marked(tags, NOWHERE), float("inf")).amin(1)
-            spans = _best_spans(scores, (tags >= 0) & ~_marked(tags, NOWHERE), self.max_answer_length)
+            scores = scores_in_pieces(network, _inputs(batch))
+            losses, none = span_losses(scores, tags), none_scores(scores, tags)
+            spans = best_spans(scores, tags, self.max_answer_length, CANDIDATES)
         found = []
         end = 0
         for windows in batch["windows"].tolist():
@@ -222,9 +211,7 @@ class SpanQa(Task):
         assert isinstance(example, Question)
         candidates: dict[str, float] = {}
         for number, first, last, score in sorted(outcome["spans"], key=lambda span: -span[-1]):
-            window = example.parts[number]
-            assert isinstance(window, Window)
-            text = example.context[window.offsets[first][0] : window.offsets[last][1]].strip()
+            text = span_text(example, number, first, last)
             if text:
                 candidates.setdefault(text, score)
         best = list(candidates.items())[:CANDIDATES]
@@ -282,85 +269,7 @@ class SpanQa(Task):
         none = {"no_answer": outcome["none"]} if self.unanswerable else {}
         return {"where": row.where, **told, **found, **none, "loss": outcome["loss"] / outcome["windows"]}
 
-    def _example(self, row: Row, index: int, windows: Windows) -> Question:
-        context, answers = row.values[self.column_names["context"]], self.answers_of(row)
-        parts = tuple(_window(window, context, answers[:1], index, row.where) for window in windows.items)
-        texts = tuple(answer.text for answer in answers)
-        length = sum(part.length for part in parts)
-        return Question({}, length, index, row.where, references=texts, parts=parts, context=context)
-
-
-def _window(window: WindowIds, context: str, answers: Sequence[Answer], index: int, where: str) -> Window:
-    """Return a window with its tags: where the first of ``answers`` starts and ends, if all of it is there."""
-    tags = [IGNORED] * len(window.ids["input_ids"])
-    tags[window.first : window.first + len(window.offsets)] = [0] * len(window.offsets)
-    tags[window.nowhere] = NOWHERE
-    spans = (span_in(window.offsets, *answer.bounds) for answer in answers)
-    first, last = next(spans, None) or (window.nowhere - window.first,) * 2
-    tags[window.first + first] += START
-    tags[window.first + last] += END
-    return Window({**window.ids, "tags": tags}, len(tags), index, where, offsets=window.offsets)
-
-
-def _span(tags: Sequence[int]) -> tuple[int, int] | None:
-    """Return where the answer of a window starts and ends; None where it is not there."""
-    start, end = (next(i for i, tag in enumerate(tags) if tag >= 0 and tag & mark) for mark in (START, END))
-    return None if tags[start] & NOWHERE else (start, end)
-
 
 def _inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return what a batch holds of each window."""
     return {key: tensor for key, tensor in batch.items() if key != "windows"}
-
-
-def _marked(tags: Tensor, mark: int) -> Tensor:
-    return (tags >= 0) & (tags & mark).bool()
-
-
-def _scores(network: nn.Module, windows: Mapping[str, Tensor]) -> Tensor:
-    """Return the scores of start and end; where no answer may stand they are minus infinity.
-
-    Shapes: (windows, tokens, 2).
-    """
-    import torch
-
-    inputs = {key: tensor for key, tensor in windows.items() if key != "tags"}
-    output = network(**inputs)
-    scores = torch.stack([output.start_logits, output.end_logits], dim=-1).float()
-    return scores.masked_fill((windows["tags"] < 0).unsqueeze(-1), float("-inf"))
-
-
-def _losses(scores: Tensor, tags: Tensor) -> Tensor:
-    """Shapes: (windows, tokens, 2), (windows, tokens) -> (windows)."""
-    import torch
-    from torch.nn import functional
-
-    targets = torch.stack([_marked(tags, mark).long().argmax(1) for mark in (START, END)], dim=-1)
-    return functional.cross_entropy(scores, targets, reduction="none").mean(-1)
-
-
-def _best_spans(scores: Tensor, inside: Tensor, longest: int) -> list[list[tuple[int, int, float]]]:
-    """Return the best spans of every window: first and last token among those ``inside``, and the score.
-
-    Shapes: scores (windows, tokens, 2), inside (windows, tokens).
-    """
-    import torch
-    from torch.nn import functional
-
-    starts, ends = scores.masked_fill(~inside.unsqueeze(-1), float("-inf")).unbind(-1)
-    tokens = starts.shape[1]
-    # All spans of one length side by side: what there is to choose from is a band, not a square.
-    band = torch.stack(
-        [
-            functional.pad(starts[:, : tokens - more] + ends[:, more:], (0, more), value=float("-inf"))
-            for more in range(min(longest, tokens))
-        ],
-        dim=1,
-    ).flatten(1)
-    best, at = band.topk(min(CANDIDATES, band.shape[1]))
-    place = inside.long().cumsum(1) - 1
-    first, last = place.gather(1, at % tokens), place.gather(1, at % tokens + at // tokens)
-    found: Iterator[tuple[list[int], list[int], list[float]]] = zip(
-        first.tolist(), last.tolist(), best.tolist(), strict=True
-    )
-    return [[span for span in zip(*window, strict=True) if span[-1] > float("-inf")] for window in found]

@@ -104,6 +104,9 @@ class TokenClassification(Labelled):
         longest = max(example.length for example in examples)
         check_room(longest, max_length)
         kept = [self.items(example) for example in examples]
+        if not any(kept):
+            what = f"data.max_length is {max_length}, which leaves no word of any row"
+            raise DataError(what, hint="Write at least 8.")
         counts = {
             "rows": len(table),
             "truncated": sum(n < len(row) for n, row in zip(kept, words, strict=True)),

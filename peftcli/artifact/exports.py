@@ -27,6 +27,7 @@ TASK_TYPES = {
     "word-tags": "TOKEN_CLS",
     "span-qa": "QUESTION_ANS",
     "causal-lm": "CAUSAL_LM",
+    "seq2seq": "SEQ_2_SEQ_LM",
     "multiple-choice": "CAUSAL_LM",
 }
 

@@ -41,6 +41,10 @@ class BaseModel:
         self.head = frozenset(head)
         self.prefix = find_prefix(self.parameters, anatomy)
         self._check()
+        if anatomy.task in anatomy.architecture.heads:
+            for tensor in anatomy.tensors:
+                if tensor.path.rpartition(".")[0] in anatomy.architecture.unread:
+                    self.tensor(tensor.path).may_rest = True  # type: ignore[attr-defined]  # no gradient comes there
 
     @property
     def size(self) -> int:

@@ -156,6 +156,7 @@ def _with(config: PreTrainedConfig, settings: Mapping[str, Any]) -> PreTrainedCo
     # The number of labels first: setting it makes up names, which the names in the settings replace.
     for name in sorted(settings, key=lambda n: n != "num_labels"):
         setattr(config, name, settings[name])
+    config.architectures = config.architectures or []  # transformers looks through it where a task has two classes
     return config
 
 

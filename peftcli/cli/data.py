@@ -32,7 +32,7 @@ def run(
     rows: Annotated[int, typer.Option("--rows", min=0, metavar="N", help="How many rows are shown.")] = 3,
     json: options.Json = False,
 ) -> None:
-    """Show rows as the network will read them, with what is learned of them marked."""
+    """Show the rows as the network will read them."""
     from peftcli.pipeline.showing import show_data
 
     found = show_data(recipe, overrides or [], split, rows)

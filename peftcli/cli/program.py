@@ -39,6 +39,7 @@ _EPILOG = """\b
 Start here:
   peft init recipe.yaml            write a commented recipe
   peft check recipe.yaml           show every mistake in it at once
+  peft data recipe.yaml            show the rows as the network will read them
   peft train recipe.yaml           train, measure, report
   peft methods                     list the methods
 

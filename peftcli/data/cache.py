@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from peftcli.data.tables import Table
     from peftcli.data.tasks import Task
 
-FEWEST_ROWS = 20_000
+FEWEST_ROWS = 50_000
 """Of fewer rows, tokenising takes a few seconds, and keeping the outcome is not worth its place on the disk."""
 _IDS, _ABOUT = "ids.safetensors", "about.json"
 _OWN = ("ids", "where")  # fields of an example that are not columns of JSON

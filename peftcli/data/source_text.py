@@ -13,6 +13,7 @@ from peftcli.data.examples import IGNORED, Example, Examples, check_ids
 from peftcli.data.rows import read_rows
 from peftcli.data.sources import find_files
 from peftcli.data.tasks.columns import absent, text_problems
+from peftcli.data.tasks.prompts import leading_ids
 from peftcli.data.text import decode
 from peftcli.errors import DataError
 
@@ -67,7 +68,7 @@ def windows(
     Raises:
         DataError: The tokenizer belongs to another model, or nothing is left to predict.
     """
-    start = _start(reader)
+    start = leading_ids(reader)
     examples: list[Example] = []
     for number, (text, where) in enumerate(source.texts):
         ids = reader(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -82,12 +83,6 @@ def windows(
     check_ids(examples, vocabulary)
     tokens = sum(example.length for example in examples)
     return Examples(examples, {"rows": len(examples), "tokens": tokens, "longest": max(e.length for e in examples)})
-
-
-def _start(reader: PreTrainedTokenizerBase) -> list[int]:
-    ids: list[int] = reader("a")["input_ids"]
-    count = next((n for n, one in enumerate(ids) if one not in reader.all_special_ids), 0)
-    return ids[:count]
 
 
 def _bytes(path: Path, name: str) -> bytes:

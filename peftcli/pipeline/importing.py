@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from peftcli.delta.method import Method
     from peftcli.delta.peft_form import PeftForm
 
-TASKS = {"SEQ_CLS": "classification", "CAUSAL_LM": "causal-lm"}  # by Hugging Face peft's task_type
+# By Hugging Face peft's task_type.
+TASKS = {"SEQ_CLS": "classification", "CAUSAL_LM": "causal-lm", "SEQ_2_SEQ_LM": "seq2seq"}
 COLUMNS = {
     "classification": {"text": "text", "label": "label"},
     "causal-lm": {"prompt": "prompt", "completion": "completion"},
+    "seq2seq": {"input": "input", "target": "target"},
 }
 SEED = 0
 

@@ -265,6 +265,7 @@ def _batches(run: Run) -> BatchSource:
 def _identity(run: Run) -> dict[str, str]:
     """Return what must be equal for a checkpoint to be continued."""
     import hashlib
+    import json
 
     from peftcli.artifact.manifest import versions
 
@@ -272,6 +273,7 @@ def _identity(run: Run) -> dict[str, str]:
     return {
         "recipe": hashlib.sha256(to_yaml(run.recipe).encode()).hexdigest(),
         "data": hashlib.sha256(" ".join(data).encode()).hexdigest(),
+        "task": hashlib.sha256(json.dumps(run.splits.task.manifest(), sort_keys=True).encode()).hexdigest(),
         "base": run.fingerprint["sample"],
         **{f"the trained delta {folder}": artifact.sha256 for folder, artifact in run.sources.items()},
         **{f"version of {name}": version for name, version in versions().items()},

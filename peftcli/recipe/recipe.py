@@ -102,7 +102,7 @@ class DataSection(Settings):
     shots: PositiveInt | None = None
     """Use this many training rows of each class, drawn with the seed."""
     cache: bool = True
-    """Keep what many rows (20,000 or more) become when they are tokenised, for later runs of the same rows."""
+    """Keep what many rows (50,000 or more) become when they are tokenised, for later runs of the same rows."""
     streaming: bool = False
     """Read the training rows as training goes, for more of them than memory holds; needs training.steps."""
     shuffle_buffer: Annotated[int, Field(ge=1000)] = 10_000

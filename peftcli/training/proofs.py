@@ -136,7 +136,8 @@ class Proofs:
     def _unexplained(self, resting: list[str]) -> list[str]:
         """Return those of the ``resting`` tensors that should not rest.
 
-        A few entries of a table need not be met by the first batches: their block says ``may_rest``.
+        A few entries of a table need not be met by the first batches, and the head may not read all of the base: those
+        say ``may_rest``.
         """
         excused = {a for a, p in self._trained.items() if getattr(p, "may_rest", False)}
         return [a for a in resting if a not in excused and not _WITHOUT_GRADIENT.search(a)]

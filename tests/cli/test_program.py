@@ -12,7 +12,7 @@ from peftcli.cli.program import app, run
 from peftcli.errors import PeftcliError
 
 COMMANDS = (
-    *("train", "eval", "merge", "params", "check", "init", "methods", "schema", "verify", "unmerge", "compare"),
+    *("train", "eval", "merge", "params", "check", "data", "init", "methods", "schema", "verify", "unmerge", "compare"),
     *("export", "import"),
 )
 HEAVY = {

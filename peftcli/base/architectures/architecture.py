@@ -98,6 +98,7 @@ class Architecture:
         pre_norm: When the norms stand before the sublayers.
         attention_interface: Whether the family computes attention through transformers' interface.
         positions: The longest input in tokens; empty where nothing limits it.
+        unread: Modules of the backbone whose output a new head does not read, so that nothing trains them.
         renames: Module names of older checkpoints -> today's, tried in this order.
     """
 
@@ -114,6 +115,7 @@ class Architecture:
     pre_norm: str = ALWAYS
     attention_interface: bool = True
     positions: str = ""
+    unread: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
 
 

@@ -124,5 +124,9 @@ CLIP_VISION = Architecture(
     heads={},  # transformers has no class that classifies with it alone
 )
 CLIP = replace(
-    CLIP_VISION, family="clip", section="vision_config", heads={"classification": (_head("classifier"),)}
+    CLIP_VISION,
+    family="clip",
+    section="vision_config",
+    heads={"classification": (_head("classifier"),)},
+    unread=("post_layernorm",),  # it normalises the class token, and the classifier reads the mean of the patches
 )

@@ -12,7 +12,7 @@ from peftcli.data.complaints import raise_all
 from peftcli.data.examples import Example, Examples, check_ids
 from peftcli.data.tables import Row
 from peftcli.data.tasks.likelihood import pair_batch, pair_likelihoods
-from peftcli.data.tasks.prompts import Demonstration, Nearest, Template
+from peftcli.data.tasks.prompts import Demonstration, Nearest, Template, leading_ids
 from peftcli.data.tasks.reframed import Reframed, scores
 from peftcli.errors import ArtifactError, DataError, RecipeError
 
@@ -113,16 +113,16 @@ class LabelLikelihood(Reframed):
     ) -> Examples:
         """Return the prompts; what does not fit loses demonstrations from the front, then the start of the row."""
         raise_all(self.problems(table))
-        continuations = self._continuations(reader)
+        continuations, start = self._continuations(reader), leading_ids(reader)
         longest = max(map(len, continuations))
         room = max_length - longest
-        if room < 2:
+        if room <= len(start):
             raise DataError(f"data.max_length is {max_length}, and the words of the labels have {longest} tokens")
         numbers = {label: number for number, label in enumerate(self.labels)}
         flat = {"continuations": [i for ids in continuations for i in ids], "lengths": [len(c) for c in continuations]}
         examples, left_out, truncated = [], 0, 0
         for index, row in enumerate(table.rows):
-            ids, missing, cut = self._prompt(row, reader, room)
+            ids, missing, cut = self._prompt(row, reader, start, room)
             left_out, truncated = left_out + missing, truncated + cut
             label = numbers[self.of.stratum(row)]
             examples.append(Example({"input_ids": ids, **flat}, len(ids) + longest, index, row.where, label=label))
@@ -179,29 +179,29 @@ class LabelLikelihood(Reframed):
     def _key(self, demonstration: Demonstration) -> str:
         return self.of.key(Row({self.column_names[role]: text for role, text in demonstration.values.items()}, ""))
 
-    def _prompt(self, row: Row, reader: PreTrainedTokenizerBase, room: int) -> tuple[list[int], int, bool]:
+    def _prompt(
+        self, row: Row, reader: PreTrainedTokenizerBase, start: list[int], room: int
+    ) -> tuple[list[int], int, bool]:
         """Return the ids of a prompt, how many demonstrations were left out, and whether the row was cut."""
         template = Template(self.template)
         words = dict(zip(self.labels, self.words, strict=True))
         shots = [template.filled(d.values, words[d.label]) for d in self._shown(row)]
         own = template.prompt(self._values(row))
         for left_out in range(len(shots) + 1):
-            ids = _ids(reader, self.separator.join([*shots[left_out:], own]))
+            ids = start + _ids(reader, self.separator.join([*shots[left_out:], own]))
             if len(ids) <= room:
                 return ids, left_out, False
-        start = ids[: int(ids[0] in reader.all_special_ids)]
         return start + ids[len(ids) - room + len(start) :], len(shots), True
 
     def _continuations(self, reader: PreTrainedTokenizerBase) -> list[list[int]]:
         """Return the ids of the words, as they are behind the template's own ending."""
         template = Template(self.template)
-        plain = {"add_special_tokens": False, "verbose": False}
-        before = reader(template.ending, **plain)["input_ids"] if template.ending else []
+        before = _ids(reader, template.ending)
         found: list[list[int]] = []
         for word in self.words:
             text = template.continuation(word)
-            whole = reader(template.ending + text, **plain)["input_ids"]
-            ids = whole[len(before) :] if whole[: len(before)] == before else reader(text, **plain)["input_ids"]
+            whole = _ids(reader, template.ending + text)
+            ids = whole[len(before) :] if whole[: len(before)] == before else _ids(reader, text)
             if not ids:
                 raise DataError(f"the tokenizer makes no token of the label word {word!r}", hint="Write method.words.")
             if ids in found:
@@ -219,8 +219,5 @@ def _parted(example: Example) -> list[list[int]]:
 
 
 def _ids(reader: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Return the ids of a text with what the tokenizer puts before it, without what it puts after it."""
-    ids: list[int] = reader(text, verbose=False)["input_ids"]
-    while ids and ids[-1] in reader.all_special_ids:
-        ids.pop()
+    ids: list[int] = reader(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids

@@ -8,9 +8,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from peftcli.data.complaints import did_you_mean, listed
 from peftcli.errors import RecipeError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 LABEL = "label"
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -99,6 +103,13 @@ class Nearest:
         raw = {word: n * self._weights[word] for word, n in count.items() if word in self._weights}
         length = math.sqrt(math.fsum(weight * weight for weight in raw.values())) or 1.0
         return {word: weight / length for word, weight in raw.items()}
+
+
+def leading_ids(reader: PreTrainedTokenizerBase) -> list[int]:
+    """Return what a tokenizer puts before a text."""
+    plain: list[int] = reader("a", add_special_tokens=False)["input_ids"]
+    full: list[int] = reader("a")["input_ids"]
+    return full[: next((n for n in range(len(full)) if full[n : n + len(plain)] == plain), 0)]
 
 
 def _words(text: str) -> Counter[str]:

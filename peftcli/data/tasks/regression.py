@@ -45,7 +45,9 @@ class Regression(WholeTexts):
 
     def network_settings(self) -> dict[str, Any]:
         """Return that the network has one output, which is a number."""
-        return {"num_labels": 1, "problem_type": "regression"}
+        # transformers counts the outputs by their names.
+        names = {"id2label": {0: "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+        return {"num_labels": 1, **names, "problem_type": "regression"}
 
     def label_numbers(self, rows: Sequence[Row]) -> list[float]:
         """Return the numbers of rows that have no problems."""

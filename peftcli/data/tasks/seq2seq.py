@@ -55,7 +55,7 @@ class Seq2Seq(Generating):
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Self:
         """Return the task that :meth:`manifest` described."""
-        prefix = manifest.get("source_prefix")
+        prefix = manifest.get("source_prefix", "")
         if not isinstance(prefix, str):
             raise ArtifactError(f"the artifact's task has the source_prefix {prefix!r}")
         return replace(super().from_manifest(manifest), source_prefix=prefix)

@@ -86,6 +86,9 @@ def best_spans(scores: Tensor, tags: Tensor, longest: int, count: int) -> list[l
     ).flatten(1)
     best, at = band.topk(min(count, band.shape[1]))
     place = inside.long().cumsum(1) - 1
-    first, last = place.gather(1, at % tokens), place.gather(1, at % tokens + at // tokens)
+    begins = at % tokens
+    # What is worth nothing may end beyond the window.
+    ends_at = (begins + at // tokens).clamp(max=tokens - 1)
+    first, last = place.gather(1, begins), place.gather(1, ends_at)
     found = zip(first.tolist(), last.tolist(), best.tolist(), strict=True)
     return [[span for span in zip(*window, strict=True) if span[-1] > float("-inf")] for window in found]

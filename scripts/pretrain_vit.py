@@ -70,7 +70,10 @@ def new_network(folder: Path, seed: int) -> Path:
     """Write a vision transformer that has learned nothing, and its image processor."""
     import torch
     from transformers import ViTConfig, ViTModel
+    from transformers.utils import logging
 
+    logging.set_verbosity_error()  # what it would tell of the head is meant
+    logging.disable_progress_bar()
     torch.manual_seed(seed)
     config = ViTConfig(image_size=SIZE, patch_size=PATCH, **NETWORK)
     ViTModel(config).save_pretrained(folder)
@@ -91,15 +94,12 @@ def new_network(folder: Path, seed: int) -> Path:
 def pretrain(start: Path, images: Path, base: Path, options: argparse.Namespace) -> None:
     """Train every number of the network, and write the checkpoint."""
     from transformers import ViTModel
-    from transformers.utils import logging
 
     from peftcli.pipeline.merging import MergeOptions, merge
     from peftcli.pipeline.progress import Silent
     from peftcli.pipeline.reading import read
     from peftcli.pipeline.training import TrainOptions, train
 
-    logging.set_verbosity_error()  # what it would tell of the head is meant
-    logging.disable_progress_bar()
     recipe = start / "pretrain.yaml"
     recipe.write_text(f"""version: 1
 name: pretraining

@@ -19,7 +19,12 @@ from peftcli.recipe.schema import schema
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
-FAMILIES = {"classification": ("bert", "classification"), "causal-lm": ("llama", "causal-lm")}
+FAMILIES = {
+    "classification": ("bert", None),
+    "span-qa": ("bert", None),
+    "causal-lm": ("llama", "causal-lm"),
+    "multiple-choice": ("llama", "causal-lm"),
+}
 IMAGES = "image-classification"
 PROCESSOR = {"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}}
 WORDS = ["the", "book", "card", "room", "is", "lost", "open", "late", "new", "my", "when", "where"]
@@ -33,7 +38,7 @@ def bases(tmp_path_factory) -> dict[str, Path]:
 
     found = {}
     for task, (family, kind) in FAMILIES.items():
-        folder = save_tiny(tmp_path_factory.mktemp(task), family, kind if task == "causal-lm" else None)
+        folder = save_tiny(tmp_path_factory.mktemp(task), family, kind)
         vocabulary = {word: i for i, word in enumerate(["[PAD]", "<s>", "</s>", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
         tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -53,6 +58,11 @@ def rows(tmp_path_factory) -> dict[str, Path]:
     forms = {
         "classification": [{"text": t, "label": WORDS[i % 3]} for i, t in enumerate(texts)],
         "causal-lm": [{"prompt": t, "completion": "lost book"} for t in texts],
+        "span-qa": [
+            {"question": WORDS[i], "context": t, "answers": {"text": [WORDS[i]], "answer_start": [0]}}
+            for i, t in enumerate(texts)
+        ],
+        "multiple-choice": [{"prompt": t, "choices": ["lost book", "my card"], "answer": "A"} for t in texts],
     }
     found = {}
     for task, lines in forms.items():

@@ -163,6 +163,8 @@ CLASSIFIERS = tuple(name for name in FAMILIES if name not in VISION)
 # transformers has no class that labels tokens with these.
 TAGGERS = tuple(name for name in CLASSIFIERS if name not in (*ENCODER_DECODERS, "opt", "gemma3_text"))
 
+READERS = ("bert", "roberta", "electra", "deberta-v2", "distilbert")
+
 
 def tiny_config(family: str) -> dict[str, Any]:
     """Return the config.json of a tiny network."""
@@ -178,6 +180,7 @@ def tasks(family: str) -> tuple[str | None, ...]:
     if family in ENCODER_DECODERS:
         return (None, "seq2seq", "classification")
     per_token = ("token-classification",) if family in TAGGERS else ()
+    per_token += ("span-qa",) if family in READERS else ()
     return (None, *per_token, "classification", *(("causal-lm",) if family in DECODERS else ()))
 
 
@@ -187,8 +190,8 @@ def tiny_network(family: str, task: str | None = None, *, labels: int = LABELS, 
     from transformers import AutoConfig
 
     settings = tiny_config(family)
-    if task in ("classification", "token-classification"):
-        settings["num_labels"] = labels
+    if task in ("classification", "token-classification", "span-qa"):
+        settings["num_labels"] = 2 if task == "span-qa" else labels
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     with _quiet():
         torch.manual_seed(seed)
@@ -207,7 +210,7 @@ def tiny_base(family: str, task: str | None = None, *, labels: int = LABELS, see
     from peftcli.base.anatomy import Anatomy
     from peftcli.base.base_model import BaseModel
 
-    anatomy = Anatomy.of(tiny_config(family), task=task, labels=labels)
+    anatomy = Anatomy.of(tiny_config(family), task=task, labels=2 if task == "span-qa" else labels)
     network = tiny_network(family, task, labels=labels, seed=seed)
     return BaseModel(network, anatomy, head=[t.path.removeprefix("^") for t in anatomy.head_tensors])
 
@@ -251,6 +254,7 @@ def _network_class(family: str, task: str | None) -> Any:
         None: transformers.AutoModel,
         "classification": transformers.AutoModelForSequenceClassification,
         "token-classification": transformers.AutoModelForTokenClassification,
+        "span-qa": transformers.AutoModelForQuestionAnswering,
         "causal-lm": transformers.AutoModelForCausalLM,
         "seq2seq": transformers.AutoModelForSeq2SeqLM,
     }[task]

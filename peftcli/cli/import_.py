@@ -35,7 +35,9 @@ def run(
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option("--task", metavar="TASK", help="classification, causal-lm or seq2seq. [default: as its config says]"),
+        typer.Option(
+            "--task", metavar="TASK", help="classification, causal-lm or seq2seq. [default: as its config says]"
+        ),
     ] = None,
     labels: Annotated[
         str | None,

@@ -23,6 +23,7 @@ from peftcli.cli import (
     merge,
     methods,
     params,
+    predict,
     schema,
     train,
     unmerge,
@@ -90,7 +91,7 @@ def settings(
 
 
 for _module in (
-    *(train, eval_, merge, params, check, data, init, methods, schema, verify, unmerge, compare),
+    *(train, eval_, predict, merge, params, check, data, init, methods, schema, verify, unmerge, compare),
     *(export, import_),
 ):
     app.command(_module.NAME, epilog=_module.EXAMPLES)(_module.run)

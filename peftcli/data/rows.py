@@ -141,6 +141,9 @@ def _opened(path: Path) -> BinaryIO:
 
 def _not_streamed(file: SourceFile) -> Problem | None:
     """Return what keeps a file from being read a row at a time."""
+    if holds_images(file.path):
+        hint = "Leave data.streaming out: images stay in their files until a batch needs them."
+        return Problem(what="a folder or an archive of images is not streamed", where=file.name, hint=hint)
     kind = _kind(file.path)
     if kind not in _KINDS:
         return _unknown(file)

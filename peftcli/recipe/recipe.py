@@ -192,10 +192,10 @@ class GenerationSection(Settings):
         if beams and draws:
             raise _two_ways("evaluation.generation has both num_beams and sample", "Leave one of them out.")
         if drawing and not draws:
-            raise _two_ways(f"evaluation.generation.{drawing[0]} means nothing without sample", "Write sample: true.")
+            raise _two_ways(f"evaluation.generation.{drawing[0]} means nothing without sample", "Set sample too.")
         if self.length_penalty != 1 and not beams:
             what = "evaluation.generation.length_penalty means nothing without beams"
-            raise _two_ways(what, "Write num_beams: 4, for instance.")
+            raise _two_ways(what, "Set num_beams too, to 4 for instance.")
         return self
 
 

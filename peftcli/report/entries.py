@@ -115,7 +115,7 @@ def measured_on(report: Report) -> str:
 def trained_on(report: Report) -> str:
     """Return what tells one set of training rows from another."""
     asked = _asked(report)
-    return canonical([_hashes(report, "train") or asked.get("train"), asked.get("limit")])
+    return canonical([_hashes(report, "train") or asked.get("train"), asked.get("limit"), asked.get("shots")])
 
 
 def canonical(value: Any) -> str:  # noqa: ANN401  # any JSON

@@ -174,12 +174,12 @@ def prove_before(
         raise DivergedError("nothing trains", hint="Choose a method that trains something (see 'peft methods').")
     if not batch.items:
         raise DivergedError(
-            "every label of the first batch is masked", hint="Look at the supervised tokens with 'peft check --deep'."
+            "every label of the first batch is masked", hint="Look at the supervised tokens with 'peft data'."
         )
     difference = None
     if delta.starts_at_base and batch.micro:
         # A few rows show it; a whole batch of a large vocabulary would cost memory.
-        rows = {name: tensor[:2].to(device) for name, tensor in batch.micro[0].items()}
+        rows = {name: tensor.to(device) for name, tensor in task.first_rows(batch.micro[0], 2).items()}
         difference = _difference_from_base(delta, task, rows, precision)
     return _sizes(delta) | {"supervised_items": batch.items, "difference_from_base": difference}
 

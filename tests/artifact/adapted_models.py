@@ -31,6 +31,10 @@ TASKS = {
         "AutoModelForTokenClassification",
         {"name": "token-classification", "labels": ["B-X", "I-X", "O"]},
     ),
+    "span-qa": (
+        "AutoModelForQuestionAnswering",
+        {"name": "span-qa", "doc_stride": 4, "max_answer_length": 3, "null_threshold": 0.0, "unanswerable": False},
+    ),
     "causal-lm": ("AutoModelForCausalLM", {"name": "causal-lm"}),
     "seq2seq": ("AutoModelForSeq2SeqLM", {"name": "seq2seq", "source_prefix": ""}),
 }
@@ -38,6 +42,7 @@ COLUMNS = {
     "causal-lm": {"prompt": "a", "completion": "b"},
     "seq2seq": {"input": "a", "target": "b"},
     "token-classification": {"tokens": "a", "tags": "b"},
+    "span-qa": {"question": "a", "context": "b", "answers": "c"},
 }
 
 
@@ -115,7 +120,8 @@ def logits(network, virtual: int = 0) -> torch.Tensor:
     ids[:, -1] = 1 if network.config.eos_token_id == 1 else 2  # BART and T5 pool their end-of-sequence token
     ids = torch.cat([torch.arange(VOCABULARY, VOCABULARY + virtual).expand(2, -1), ids], 1)
     written = {"decoder_input_ids": ids[:, virtual:-1]} if hasattr(network, "lm_head") and ended else {}
-    return network(input_ids=ids, attention_mask=torch.ones_like(ids), **written).logits
+    out = network(input_ids=ids, attention_mask=torch.ones_like(ids), **written)
+    return out.logits if "logits" in out else torch.stack([out.start_logits, out.end_logits], dim=-1)
 
 
 def reopened(folder: Path, task: str):

@@ -6,9 +6,10 @@ import warnings
 import pytest
 import torch
 import transformers
-from adapted_models import TASKS, adapt, logits, save_base
+from adapted_models import adapt, logits, save_base
 
 from peftcli.artifact.exports import head_entries
+from peftcli.data.tasks import network_of
 
 peft = pytest.importorskip("peft")
 LORA = {"name": "lora", "rank": 2, "target_modules": "all-linear"}
@@ -16,8 +17,8 @@ LORA = {"name": "lora", "rank": 2, "target_modules": "all-linear"}
 
 def load_with_peft(adapted, folder=None):
     """Return peft's model of an artifact, or of another folder; it must have nothing to remark."""
-    auto, about = TASKS[adapted.task]
-    labels = {"num_labels": len(about["labels"])} if "labels" in about else {}
+    auto, count = network_of(adapted.artifact.manifest.task)
+    labels = {"num_labels": count} if count else {}
     network = getattr(transformers, auto).from_pretrained(adapted.base, **labels)
     network.config.pad_token_id = adapted.delta.base.network.config.pad_token_id
     folder = folder or adapted.artifact.folder
@@ -86,6 +87,9 @@ def test_peft_loads_every_form_without_a_remark_and_computes_the_same(tmp_path, 
         ("gpt2", "AutoModelForCausalLM", "causal-lm"),
         ("llama", "AutoModelForCausalLM", "causal-lm"),
         ("llama", "AutoModelForCausalLM", "classification"),
+        ("bert", "AutoModelForMaskedLM", "regression"),
+        ("bert", "AutoModel", "multi-label-classification"),
+        *((family, "AutoModel", "token-classification") for family in ("bert", "distilbert", "gpt2", "llama")),
     ],
 )
 def test_peft_computes_what_the_adapted_model_does(tmp_path, family, saved_as, task):

@@ -14,6 +14,7 @@ from peftcli.errors import MethodError
 ENCODERS = ("bert", "roberta", "electra", "distilbert", "deberta-v2")
 NETWORKS = [
     *((family, "token-classification") for family in (*ENCODERS, "gpt2", "bloom", "llama")),
+    *((family, "span-qa") for family in ENCODERS),
     *((family, task) for task in ("regression", "multi-label-classification") for family in ("bert", "llama")),
 ]
 FOLDING = [{"name": "lora", "rank": 2}, {"name": "bitfit"}, {"name": "full"}]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from peftcli.data.rows import read_rows
+from peftcli.data.rows import RowStream, read_rows
 from peftcli.errors import DataError
 
 PLACES = ["train/cat/1.png", "train/cat/2.PNG", "train/dog/deep/3.png", "val/cat/4.png", "val/dog/5.png"]
@@ -123,3 +123,8 @@ def test_a_class_may_be_a_link(tmp_path):
     root = fill(tmp_path / "pets", ["cat/1.png"])
     (root / "dog").symlink_to(fill(tmp_path / "elsewhere", ["2.png"]))
     assert labels(read_rows(str(root))) == ["cat", "dog"]
+
+
+def test_images_are_not_streamed_as_rows(folder):
+    with pytest.raises(DataError, match="images is not streamed"):
+        RowStream(str(folder))

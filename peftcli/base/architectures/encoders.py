@@ -177,7 +177,10 @@ DEBERTA_V2 = Architecture(
         norm("encoder.conv.LayerNorm", when="kernel"),
     ),
     heads={
-        "classification": (linear("pooler.dense", "", "pooled", "pooled"), linear("classifier", "", "pooled", "labels")),
+        "classification": (
+            linear("pooler.dense", "", "pooled", "pooled"),
+            linear("classifier", "", "pooled", "labels"),
+        ),
         **_PER_TOKEN,
     },
     pre_norm="never",

@@ -39,6 +39,8 @@ class Alpaca(Format):
     required: ClassVar[tuple[str, ...]] = ("instruction", "output")
     texts: ClassVar[tuple[str, ...]] = ("instruction", "output")
     learned: ClassVar[str] = "the output"
+    asks: ClassVar[tuple[str, ...]] = ("instruction",)
+    answer: ClassVar[str] = "output"
 
     def problems(self, table: Table) -> list[Problem]:
         """Return the inputs that are neither text nor missing."""
@@ -53,7 +55,11 @@ class Alpaca(Format):
         return self.text(row, "output")
 
     def renderings(self, row: Row, reader: Any) -> Iterator[Rendering]:  # noqa: ANN401
+        yield Rendering((Segment(self.asked(row, reader), loses="start"), Segment(self.answered(row), answer=True)))
+
+    def asked(self, row: Row, reader: Any) -> str:  # noqa: ANN401
         instruction, given = self.text(row, "instruction"), self.text(row, "input")
-        form = WITH_INPUT if given else WITHOUT_INPUT
-        prompt = Segment(form.format(instruction=instruction, input=given), loses="start")
-        yield Rendering((prompt, Segment(self.answered(row), answer=True)))
+        return (WITH_INPUT if given else WITHOUT_INPUT).format(instruction=instruction, input=given)
+
+    def asked_problems(self, table: Table) -> list[Problem]:
+        return self.problems(table)

@@ -61,6 +61,26 @@ class Chat(Format):
     def answered(self, row: Row) -> str:
         return str(_until_answered(self.messages(row))[-1].get("content") or "")
 
+    def asked(self, row: Row, reader: Any) -> str:  # noqa: ANN401
+        messages = self.messages(row)
+        asking = messages[:-1] if messages[-1]["role"] == ASSISTANT else messages
+        return renderer(reader, self.chat_template, row.where)(asking, True)
+
+    def asked_problems(self, table: Table) -> list[Problem]:
+        (column,) = self.columns.values()
+        bad = [(what, row.where) for row in table.rows if (what := self._unasked(row.values.get(column), row))]
+        return [Problem(what=f"column {column!r}: {what}", where=where) for what, where in bad[:SHOWN_PROBLEMS]]
+
+    def known(self, row: Row) -> str | None:
+        last = self.messages(row)[-1]
+        return str(last.get("content") or "") if last["role"] == ASSISTANT else None
+
+    def _unasked(self, value: Any, row: Row) -> str | None:  # noqa: ANN401
+        if what := self.mistake(value):
+            return what
+        asked = any(message["role"] == USER for message in self.messages(row))
+        return None if asked else f"there is no turn of the {USER}"
+
     def renderings(self, row: Row, reader: Any) -> Iterator[Rendering]:  # noqa: ANN401
         render = renderer(reader, self.chat_template, row.where)
         messages = _until_answered(self.messages(row))

@@ -52,6 +52,8 @@ class Format(ABC):
         texts: The columns whose values are text.
         blank: Those of them that may be blank.
         learned: What its rows teach, in words.
+        asks: The columns of which at least the first is needed to ask for an answer.
+        answer: The column of the answer, where one column holds nothing else.
         templated: Whether a chat template writes the special tokens, rather than the tokenizer.
         columns: What the format calls a column -> what the files call it.
         train_on: Which answers are learned.
@@ -64,6 +66,8 @@ class Format(ABC):
     blank: ClassVar[tuple[str, ...]] = ()
     learned: ClassVar[str] = "the completion"
     templated: ClassVar[bool] = False
+    asks: ClassVar[tuple[str, ...]]
+    answer: ClassVar[str] = ""
 
     columns: Mapping[str, str]
     train_on: TrainOn = "completion"
@@ -105,6 +109,23 @@ class Format(ABC):
         Raises:
             DataError: A template cannot render the row, or not so that its learned parts can be told.
         """
+
+    @abstractmethod
+    def asked(self, row: Row, reader: Any) -> str:  # noqa: ANN401  # a tokenizer
+        """Return the text that an answer of the row would follow, whether it has one or not."""
+
+    def asked_problems(self, table: Table) -> list[Problem]:
+        """Return what keeps rows from being asked for an answer, beside texts that are none."""
+        del table
+        return []
+
+    def known(self, row: Row) -> str | None:
+        """Return the answer where the row has one beside its question."""
+        return self.text(row, self.answer) or None
+
+    def asking(self, text: str) -> dict[str, Any]:
+        """Return the values of a row that asks for an answer to ``text``."""
+        return {self.columns.get(self.asks[0], self.asks[0]): text}
 
     def text(self, row: Row, role: str) -> str:
         """Return the text of a column, empty where the files have none."""

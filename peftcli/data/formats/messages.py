@@ -24,10 +24,14 @@ class Messages(Chat):
     alternatives: ClassVar[tuple[Mapping[str, str], ...]] = ({"messages": "messages"},)
     required: ClassVar[tuple[str, ...]] = ("messages",)
     texts: ClassVar[tuple[str, ...]] = ()
+    asks: ClassVar[tuple[str, ...]] = ("messages",)
 
     def messages(self, row: Row) -> list[Message]:
         found: list[Message] = row.values[self.columns["messages"]]
         return found
+
+    def asking(self, text: str) -> dict[str, Any]:
+        return {self.columns["messages"]: [{"role": USER, "content": text}]}
 
     def mistake(self, value: Any) -> str | None:  # noqa: ANN401
         if not isinstance(value, list) or not value:

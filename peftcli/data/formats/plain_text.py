@@ -20,12 +20,20 @@ class PlainText(Format):
     required: ClassVar[tuple[str, ...]] = ("text",)
     texts: ClassVar[tuple[str, ...]] = ("text",)
     learned: ClassVar[str] = "the text"
+    asks: ClassVar[tuple[str, ...]] = ("text",)
 
     def question(self, row: Row) -> Sequence[Any]:
         return [self.text(row, "text")]
 
     def answered(self, row: Row) -> str:
         return self.text(row, "text")
+
+    def asked(self, row: Row, reader: Any) -> str:  # noqa: ANN401
+        return self.answered(row)
+
+    def known(self, row: Row) -> str | None:
+        del row
+        return None  # what follows the text, no row says
 
     def renderings(self, row: Row, reader: Any) -> Iterator[Rendering]:  # noqa: ANN401
         yield Rendering((Segment(self.answered(row), answer=True, loses="end"),))

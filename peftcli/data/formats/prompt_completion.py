@@ -26,6 +26,8 @@ class PromptCompletion(Format):
     required: ClassVar[tuple[str, ...]] = ("completion",)
     texts: ClassVar[tuple[str, ...]] = ("prompt", "completion")
     blank: ClassVar[tuple[str, ...]] = ("prompt",)
+    asks: ClassVar[tuple[str, ...]] = ("prompt",)
+    answer: ClassVar[str] = "completion"
 
     def question(self, row: Row) -> Sequence[Any]:
         prompt = self.text(row, "prompt")
@@ -37,6 +39,9 @@ class PromptCompletion(Format):
     def renderings(self, row: Row, reader: Any) -> Iterator[Rendering]:  # noqa: ANN401
         prompt = Segment(self.prompt(row), loses="start")
         yield Rendering((prompt, Segment(self.answered(row), answer=True)))
+
+    def asked(self, row: Row, reader: Any) -> str:  # noqa: ANN401
+        return self.prompt(row)
 
     def prompt(self, row: Row) -> str:
         """Return the text that the completion follows, with the separator."""

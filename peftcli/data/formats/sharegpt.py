@@ -33,10 +33,14 @@ class ShareGpt(Chat):
     alternatives: ClassVar[tuple[Mapping[str, str], ...]] = ({"conversations": "conversations"},)
     required: ClassVar[tuple[str, ...]] = ("conversations",)
     texts: ClassVar[tuple[str, ...]] = ()
+    asks: ClassVar[tuple[str, ...]] = ("conversations",)
 
     def messages(self, row: Row) -> list[Message]:
         turns = row.values[self.columns["conversations"]]
         return [{"role": ROLES[turn["from"]], "content": turn["value"]} for turn in turns]
+
+    def asking(self, text: str) -> dict[str, Any]:
+        return {self.columns["conversations"]: [{"from": "human", "value": text}]}
 
     def mistake(self, value: Any) -> str | None:  # noqa: ANN401
         if not isinstance(value, list) or not value:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 from peftcli.data.chat_template import read_template
 from peftcli.data.complaints import lines, raise_all
 from peftcli.data.examples import IGNORED, Example, Examples, check_ids, pad_examples
-from peftcli.data.formats import Format, TrainOn, find_format, format_of
+from peftcli.data.formats import Format, Rendering, Segment, TrainOn, find_format, format_of
 from peftcli.data.segments import Frame, apart, joined
 from peftcli.data.tasks.columns import absent, require, text_problems
 from peftcli.data.tasks.generating import Generating
@@ -153,6 +153,44 @@ class CausalLm(Generating):
             else:
                 given = {"input_ids": fitted.ids, "labels": fitted.labels}
                 yield Example(given, len(fitted.ids), 0, row.where, prompt=fitted.prompt), shortened
+
+    def asked(
+        self, table: Table, reader: PreTrainedTokenizerBase, max_length: int, vocabulary: int | None = None
+    ) -> Examples:
+        form = self.format
+        names = {role: form.columns[role] for role in form.asks if role in form.columns}
+        raise_all(absent(table, names))
+        texts = [text_problems(table, names[r], blank=r in form.blank) for r in names if r in form.texts]
+        raise_all(
+            [*(p for found in texts for p in found), *form.asked_problems(table), *self.reference_problems(table)]
+        )
+        frame = Frame.of(reader, max_length, form)
+        prompts = [Rendering((Segment(form.asked(row, reader)),)) for row in table.rows]
+        examples = []
+        for index, (row, (found,)) in enumerate(zip(table.rows, apart(reader, prompts), strict=True)):
+            start = frame.start if found else frame.lone_start
+            ids = start + found[max(0, len(found) + len(start) + 1 - max_length) :]  # one token follows at least
+            given = {"input_ids": ids, "labels": [IGNORED] * len(ids)}
+            known = self.known(row)
+            examples.append(Example(given, len(ids), index, row.where, references=known, prompt=len(ids)))
+        check_ids(examples, vocabulary)
+        return Examples(examples, {"rows": len(table)})
+
+    def asking(self, text: str) -> dict[str, Any]:
+        """Return the values of a row that asks about ``text``."""
+        return self.format.asking(text)
+
+    def question(self, row: Row) -> dict[str, Any]:
+        """Return what is asked in ``row``."""
+        form = self.format
+        return {role: row.values[n] for role, n in form.columns.items() if role != form.answer and n in row.values}
+
+    def known(self, row: Row) -> tuple[str, ...]:
+        """Return the texts that ``row`` allows as an answer, if it says any."""
+        if row.values.get(self.column_names.get(_REFERENCES, _REFERENCES)) is not None:
+            return super().references(row)
+        answer = self.format.known(row)
+        return () if answer is None else (answer,)
 
     def prompted(self, example: Example) -> Example:
         """Return what a text is generated from: all that stands before the last answer."""

@@ -17,8 +17,9 @@ from peftcli.metrics.registry import NAMES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
 
-    from peftcli.data.examples import Example
+    from peftcli.data.examples import Example, Examples
     from peftcli.data.tables import Row, Table
     from peftcli.metrics.scored import Scored
 
@@ -86,9 +87,23 @@ class Generating(Task):
         """Return whether metrics need the texts that the network generates, as those of the user's own do."""
         return any(name in self.text_metrics or is_module(name) for name in names or ())
 
+    @abstractmethod
+    def asked(
+        self, table: Table, reader: PreTrainedTokenizerBase, max_length: int, vocabulary: int | None = None
+    ) -> Examples:
+        """Return rows, which need no answer, as examples of which nothing but the prompt is there (see encode)."""
+
+    def question(self, row: Row) -> dict[str, Any]:
+        """Return what is asked in ``row``."""
+        return {role: row.values[name] for role, name in self.text_columns.items() if role != self.answer}
+
+    def known(self, row: Row) -> tuple[str, ...]:
+        """Return the texts that ``row`` allows as an answer, if it says any."""
+        return self.references(row)
+
     def describe(self, row: Row, outcome: Outcome) -> dict[str, Any]:
         """Return the row's texts, its loss per token, its tokens, and what was written for it."""
-        texts = {role: row.values[name] for role, name in self.text_columns.items()}
+        texts = {role: row.values.get(name) for role, name in self.text_columns.items()}
         told = {"prediction": outcome["text"], "references": outcome["references"]} if "text" in outcome else {}
         tokens = outcome["tokens"]
         return {"where": row.where, **texts, **told, "loss": outcome["loss"] / tokens, "tokens": tokens}

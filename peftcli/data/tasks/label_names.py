@@ -23,13 +23,11 @@ class Labelled(Task):
 
     Attributes:
         problem_type: What the network's configuration calls the kind of its answers; empty where it has no name for it.
-        answer: The column that holds them.
     """
 
     new_head: ClassVar[bool] = True
     settings: ClassVar[tuple[str, ...]] = ("labels",)
     problem_type: ClassVar[str] = ""
-    answer: ClassVar[str] = "label"
 
     labels: tuple[str, ...] = ()
 

@@ -54,13 +54,25 @@ class OneLabel(Labelled):
     def outcomes(self, network: nn.Module, batch: Mapping[str, Tensor]) -> list[Outcome]:
         """Return loss, label and prediction of every row, the latter two as numbers."""
         import torch
-        from torch.nn import functional
+
+        with torch.no_grad():
+            return _outcomes(answer_logits(network, batch), batch["labels"])
+
+    def predicted(self, network: nn.Module, batch: Mapping[str, Tensor]) -> list[Outcome]:
+        """Return the outcomes with the probability of every label."""
+        import torch
 
         with torch.no_grad():
             logits = answer_logits(network, batch)
-            losses = functional.cross_entropy(logits, batch["labels"], reduction="none")
-            found = zip(losses.tolist(), batch["labels"].tolist(), logits.argmax(-1).tolist(), strict=True)
-        return [{"loss": loss, "label": label, "prediction": prediction} for loss, label, prediction in found]
+            shares = logits.softmax(-1).tolist()
+            return [
+                one | {"probabilities": p} for one, p in zip(_outcomes(logits, batch["labels"]), shares, strict=True)
+            ]
+
+    def some_answer(self, row: Row) -> str:
+        """Return a label."""
+        del row
+        return self.labels[0]
 
     def scored(self, outcomes: Sequence[Outcome], names: Sequence[str]) -> dict[str, Scored]:
         """Return accuracy, F1 and their kin over the labels, and the mean loss."""
@@ -96,7 +108,10 @@ class OneLabel(Labelled):
 
     def named(self, outcome: Outcome) -> dict[str, Any]:
         """Return what is told of an outcome, with the names of its labels."""
-        return {**{key: self.labels[outcome[key]] for key in ("label", "prediction")}, "loss": outcome["loss"]}
+        told = {key: self.labels[outcome[key]] for key in ("label", "prediction")}
+        shares = outcome.get("probabilities")
+        sure = {} if shares is None else {"probabilities": dict(zip(self.labels, shares, strict=True))}
+        return {**told, **sure, "loss": outcome["loss"]}
 
     def label_problems(self, table: Table) -> list[Problem]:
         """Return what is wrong with the labels of ``table``."""
@@ -124,3 +139,11 @@ class OneLabel(Labelled):
             hint = "A label is text, a whole number, or true or false."
             problems.append(Problem(what=what, where=bad[0].where, hint=hint))
         return problems
+
+
+def _outcomes(logits: Tensor, labels: Tensor) -> list[Outcome]:
+    from torch.nn import functional
+
+    losses = functional.cross_entropy(logits, labels, reduction="none")
+    found = zip(losses.tolist(), labels.tolist(), logits.argmax(-1).tolist(), strict=True)
+    return [{"loss": loss, "label": label, "prediction": prediction} for loss, label, prediction in found]

@@ -81,14 +81,25 @@ class MultiLabel(Labelled, WholeTexts):
     def outcomes(self, network: nn.Module, batch: Mapping[str, Tensor]) -> list[Outcome]:
         """Return loss, labels and predicted labels of every row, the latter two as lists of numbers."""
         import torch
-        from torch.nn import functional
+
+        with torch.no_grad():
+            return _outcomes(answer_logits(network, batch), batch["labels"])
+
+    def predicted(self, network: nn.Module, batch: Mapping[str, Tensor]) -> list[Outcome]:
+        """Return the outcomes with the probability of every label."""
+        import torch
 
         with torch.no_grad():
             logits = answer_logits(network, batch)
-            losses = functional.binary_cross_entropy_with_logits(logits, batch["labels"], reduction="none").sum(1)
-            sets = [[row.nonzero().flatten().tolist() for row in side] for side in (batch["labels"] > 0, logits > 0)]
-        found = zip(losses.tolist(), *sets, strict=True)
-        return [{"loss": loss, "label": label, "prediction": prediction} for loss, label, prediction in found]
+            shares = logits.sigmoid().tolist()
+            return [
+                one | {"probabilities": p} for one, p in zip(_outcomes(logits, batch["labels"]), shares, strict=True)
+            ]
+
+    def some_answer(self, row: Row) -> list[str]:
+        """Return no label."""
+        del row
+        return []
 
     def scored(self, outcomes: Sequence[Outcome], names: Sequence[str]) -> dict[str, Scored]:
         """Return F1 and its kin over sets of labels, and the mean loss."""
@@ -120,7 +131,9 @@ class MultiLabel(Labelled, WholeTexts):
     def named(self, outcome: Outcome) -> dict[str, Any]:
         """Return what is told of an outcome, with the names of its labels."""
         names = {key: [self.labels[number] for number in outcome[key]] for key in ("label", "prediction")}
-        return {**names, "loss": outcome["loss"]}
+        shares = outcome.get("probabilities")
+        sure = {} if shares is None else {"probabilities": dict(zip(self.labels, shares, strict=True))}
+        return {**names, **sure, "loss": outcome["loss"]}
 
     def label_problems(self, table: Table) -> list[Problem]:
         """Return what is wrong with the labels of ``table``."""
@@ -168,3 +181,12 @@ def _wrong(value: object) -> str:
         return "has an empty label" if isinstance(value, str) else "has a label that is no text or whole number"
     twice = next((part for part in parts if parts.count(part) > 1), None)
     return f"names {twice!r} twice" if twice else ""
+
+
+def _outcomes(logits: Tensor, labels: Tensor) -> list[Outcome]:
+    from torch.nn import functional
+
+    losses = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").sum(1)
+    sets = [[row.nonzero().flatten().tolist() for row in side] for side in (labels > 0, logits > 0)]
+    found = zip(losses.tolist(), *sets, strict=True)
+    return [{"loss": loss, "label": label, "prediction": prediction} for loss, label, prediction in found]

@@ -59,6 +59,7 @@ class MultipleChoice(Task):
     metric_kind: ClassVar[str] = "classes"
     settings: ClassVar[tuple[str, ...]] = ("normalise",)
     inputs: ClassVar[tuple[str, ...]] = ("prompt",)
+    answer: ClassVar[str] = "answer"
 
     normalise: Normalise = "token"
 
@@ -169,6 +170,12 @@ class MultipleChoice(Task):
             "labels": torch.tensor([example.label for example in examples]),
         }
 
+    def first_rows(self, batch: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+        """Return the choices of the first ``count`` rows."""
+        rows = {name: batch[name][:count] for name in ("choices", "labels")}
+        parts = int(rows["choices"].sum())
+        return {**{name: tensor[:parts] for name, tensor in batch.items()}, **rows}
+
     def loss(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the cross entropy summed over the tokens of the right choices; the others are not computed."""
         right = batch["choices"].cumsum(0) - batch["choices"] + batch["labels"]
@@ -222,6 +229,11 @@ class MultipleChoice(Task):
         most = max((len(o["scores"]) for o in outcomes), default=0)
         return {"classes": class_table(labels, predictions, [letter(place) for place in range(most)])}
 
+    def some_answer(self, row: Row) -> int:
+        """Return the first choice."""
+        del row
+        return 0
+
     def signature(self, metric: str) -> str:
         """Return how exactly a metric is computed."""
         if metric == "loss":
@@ -233,9 +245,10 @@ class MultipleChoice(Task):
         """Return the prompt, the choices with their scores, the right one and the predicted one."""
         found = read_choice(row.values, self.column_names)
         assert not isinstance(found, str), row.where
-        told = {key: outcome[key] for key in ("label", "prediction", "scores")}
-        told |= {"choices": list(found.texts), "loss": outcome["loss"] / outcome["tokens"]}
-        return {"where": row.where, "prompt": row.values[self.column_names["prompt"]], **told}
+        told = {key: outcome[key] for key in ("prediction", "scores")}
+        told |= {"answer": outcome["label"], "loss": outcome["loss"] / outcome["tokens"]}
+        asked = {"prompt": row.values[self.column_names["prompt"]], "choices": list(found.texts)}
+        return {"where": row.where, **asked, **told}
 
     def _answer(self, row: Row) -> int:
         found = read_choice(row.values, self.column_names)

@@ -96,6 +96,20 @@ class Seq2Seq(Generating):
         check_ids(examples, vocabulary)
         return Examples(examples, self._counts(examples, len(table), truncated))
 
+    def asked(
+        self, table: Table, reader: PreTrainedTokenizerBase, max_length: int, vocabulary: int | None = None
+    ) -> Examples:
+        name = self.column_names["input"]
+        raise_all(absent(table, {"input": name}))
+        raise_all([*text_problems(table, name), *self.reference_problems(table)])
+        sources, truncated = _tokens(reader, [self._source(row) for row in table.rows], max_length)
+        examples = [
+            Example({"input_ids": ids}, len(ids), index, row.where, references=self.known(row))
+            for index, (ids, row) in enumerate(zip(sources, table.rows, strict=True))
+        ]
+        check_ids(examples, vocabulary)
+        return Examples(examples, {"rows": len(table), "truncated": truncated})
+
     def items(self, example: Example) -> int:
         """Return the number of tokens of the target."""
         return len(example.target or ())

@@ -64,6 +64,7 @@ class SpanQa(Task):
     metric_kind: ClassVar[str] = "answers"
     settings: ClassVar[tuple[str, ...]] = ("doc_stride", "max_answer_length", "null_threshold")
     inputs: ClassVar[tuple[str, ...]] = ("question", "context")
+    answer: ClassVar[str] = "answers"
 
     doc_stride: int = 128
     max_answer_length: int = 30
@@ -147,7 +148,7 @@ class SpanQa(Task):
             "truncated": 0,
             "dropped": 0,
             "tokens": sum(part.length for part in parts),
-            "supervised": len(parts),
+            "supervised": len(examples),
             "longest": max(part.length for part in parts),
             "windows": len(parts),
             "questions_cut": cut,
@@ -180,6 +181,12 @@ class SpanQa(Task):
 
         batch = pad_examples([part for example in examples for part in example.parts], pad, virtual)
         return {**batch, "windows": torch.tensor([len(example.parts) for example in examples])}
+
+    def first_rows(self, batch: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+        """Return the windows of the first ``count`` questions."""
+        windows = batch["windows"][:count]
+        parts = int(windows.sum())
+        return {**{name: tensor[:parts] for name, tensor in batch.items()}, "windows": windows}
 
     def loss(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the mean of the cross entropies of start and end, summed over the windows."""
@@ -227,12 +234,10 @@ class SpanQa(Task):
         """Return exact match and F1 over questions, and the loss per window."""
         from peftcli.metrics import answers, losses
 
-        predictions, references = self.answers(outcomes)
+        texts = self.answers(outcomes) if set(names) - {"loss"} else ([], [])
         found, windows = [o["loss"] for o in outcomes], [o["windows"] for o in outcomes]
         return {
-            name: losses.scored(name, found, windows)
-            if name == "loss"
-            else answers.scored(name, predictions, references)
+            name: losses.scored(name, found, windows) if name == "loss" else answers.scored(name, *texts)
             for name in names
         }
 
@@ -255,6 +260,11 @@ class SpanQa(Task):
         ]
         return {"questions": table}
 
+    def some_answer(self, row: Row) -> dict[str, list[Any]]:
+        """Return what stands where a question has no answer."""
+        del row
+        return {"text": [], "answer_start": []}
+
     def signature(self, metric: str) -> str:
         """Return how exactly a metric is computed."""
         if metric == "loss":
@@ -265,7 +275,8 @@ class SpanQa(Task):
         """Return the question, the predicted answer, the right ones, and what else was likely."""
         names = [role for role in ("id", "question") if role in self.column_names]
         told = {role: row.values.get(self.column_names[role]) for role in names}
-        found = {key: outcome[key] for key in ("prediction", "references", "candidates")}
+        found = {"prediction": outcome["prediction"], "answers": outcome["references"]}
+        found["candidates"] = outcome["candidates"]
         none = {"no_answer": outcome["none"]} if self.unanswerable else {}
         return {"where": row.where, **told, **found, **none, "loss": outcome["loss"] / outcome["windows"]}
 

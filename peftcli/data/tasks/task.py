@@ -42,6 +42,7 @@ class Task(ABC):
         text_metrics: Those of texts that the network generates.
         settings: The keys of a recipe's data section that mean something here beside those that always do.
         inputs: The columns that make two rows the same question.
+        answer: The column of what is right.
         column_names: What the task calls a column -> what the files call it.
         max_length: Longest input in tokens as the recipe or a run decided it; None where neither did.
     """
@@ -57,6 +58,7 @@ class Task(ABC):
     text_metrics: ClassVar[tuple[str, ...]] = ()
     settings: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[tuple[str, ...]]
+    answer: ClassVar[str] = "label"
 
     column_names: Mapping[str, str]
     max_length: int | None = None
@@ -126,6 +128,10 @@ class Task(ABC):
     def collate(self, examples: Sequence[Example], pad: int, virtual: VirtualTokens | None) -> dict[str, Tensor]:
         """Return the batch of ``examples`` that loss and outcomes take, padded on the right with the id ``pad``."""
 
+    def first_rows(self, batch: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+        """Return the batch of the first ``count`` examples of ``batch``."""
+        return {name: tensor[:count] for name, tensor in batch.items()}
+
     @abstractmethod
     def loss(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the loss summed over the items of the batch, computed in float32."""
@@ -139,6 +145,18 @@ class Task(ABC):
         inputs = {name: batch[name] for name in NETWORK_INPUTS if name in batch}
         logits: Tensor = network(**inputs).logits
         return logits[inputs["attention_mask"].bool()] if logits.ndim == 3 else logits
+
+    def predicted(self, network: nn.Module, batch: Mapping[str, Tensor]) -> list[Outcome]:
+        """Return the outcomes of the batch with what else people want to know of a prediction: how sure it is."""
+        return self.outcomes(network, batch)
+
+    def asking(self, text: str) -> dict[str, Any]:
+        """Return the values of a row that asks about ``text``."""
+        return {self.column_names[self.inputs[0]]: text}
+
+    def some_answer(self, row: Row) -> Any:  # noqa: ANN401  # whatever a column holds
+        """Return an answer that ``row`` may have, whatever it is; None where none can be made up."""
+        del row
 
     def completed(self, example: Example, outcome: Outcome) -> Outcome:
         """Return the outcome of ``example`` with what no batch of numbers could tell: its texts."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftcli.data.complaints import SHOWN_PROBLEMS, lines, listed, raise_all
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from peftcli.data.examples import VirtualTokens
+    from peftcli.data.shown import Shown
     from peftcli.data.tables import Row, Table
     from peftcli.metrics.scored import Scored
     from peftcli.recipe.recipe import DataSection
@@ -128,6 +129,11 @@ class TokenClassification(Labelled):
         batch = pad_examples(examples, pad, virtual)
         return {**{key: rows for key, rows in batch.items() if key != "tags"}, "labels": batch["tags"]}
 
+    def shown(self, example: Example, reader: Any) -> Shown:  # noqa: ANN401
+        """Return an example as people read it, with the tags of its words in order."""
+        tags = [self.labels[tag] for tag in example.ids["tags"] if tag != IGNORED]
+        return replace(super().shown(example, reader), label=" ".join(tags))
+
     def loss(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the cross entropy summed over the words."""
         from torch.nn import functional
@@ -173,6 +179,15 @@ class TokenClassification(Labelled):
     def signature(self, metric: str) -> str:
         """Return how exactly a metric is computed."""
         return "cross entropy in nats, the mean over words" if metric == "loss" else super().signature(metric)
+
+    def asking(self, text: str) -> dict[str, Any]:
+        """Return the values of a row that asks about ``text``, cut at white space."""
+        return {self.column_names["tokens"]: text.split()}
+
+    def some_answer(self, row: Row) -> list[str] | None:
+        """Return a tag for every word; None where there are none."""
+        words = row.values.get(self.column_names["tokens"])
+        return [self.labels[0]] * len(words) if isinstance(words, list) else None
 
     def describe(self, row: Row, outcome: Outcome) -> dict[str, Any]:
         """Return the row's words, their tags and the predicted ones, which end where the row was cut."""

@@ -158,6 +158,12 @@ def test_alpaca_s_output_follows_the_published_prompt(instruction, context, outp
     assert spelled(byte_level, ids[slice(*run)]) == f"{output}<end>"
 
 
+def test_an_instruction_without_an_input_is_described_with_null(table):
+    row = table({"instruction": "a", "output": "b"}).rows[0]
+    told = ALPACA.describe(row, {"loss": 2.0, "tokens": 2})
+    assert told == {"where": "a.jsonl:1", "instruction": "a", "input": None, "output": "b", "loss": 1.0, "tokens": 2}
+
+
 PLAIN = CausalLm(column_names={"text": "text"})
 
 

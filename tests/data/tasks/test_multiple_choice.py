@@ -71,6 +71,13 @@ def test_the_loss_is_that_of_the_right_choices_tokens(network, byte_level):
     assert [TASK.items(example) for example in examples] == [tokens for _, tokens in right]
 
 
+def test_the_first_rows_of_a_batch_are_the_batch_of_the_first_rows(byte_level):
+    examples = TASK.encode(table(*ROWS, ROWS[1]), byte_level, 100).items
+    found, asked = TASK.first_rows(TASK.collate(examples, 0, None), 2), TASK.collate(examples[:2], 0, None)
+    assert found.keys() == asked.keys()
+    assert all(torch.equal(found[name], asked[name]) for name in asked)
+
+
 def test_virtual_tokens_stand_before_the_choices_and_have_no_likelihood(byte_level):
     from types import SimpleNamespace
 
@@ -153,7 +160,7 @@ def test_columns_are_named_by_the_recipe(section):
     rows = [{"ctx": "a", "good": "b", "bad": "c", "right": "b"}, {"ctx": "d", "good": "b", "bad": "c", "right": "b"}]
     columns = {"prompt": "ctx", "choice1": "good", "choice2": "bad", "answer": "right"}
     assert load_data(section("multiple-choice", rows, columns=columns), seed=0).task.column_names == columns
-    with pytest.raises(RecipeError, match="data.columns has no key 'choice'"):
+    with pytest.raises(RecipeError, match=r"data\.columns has no key 'choice'"):
         load_data(section("multiple-choice", rows, columns={**columns, "choice": "good"}), seed=0)
 
 
@@ -166,7 +173,7 @@ def test_choice_columns_keep_their_order_in_a_sorted_manifest(byte_level):
 
 
 def test_a_row_that_is_too_long_loses_the_start_of_its_prompt(byte_level):
-    examples = TASK.encode(table(ROWS[0]), byte_level, 12)
+    examples = TASK.encode(table(ROWS[0]), byte_level, 8)
     assert examples.counts["truncated"] == 1
     whole = TASK.encode(table(ROWS[0]), byte_level, 100)
     for cut, part in zip(examples[0].parts, whole[0].parts, strict=True):
@@ -186,6 +193,15 @@ def test_a_space_parts_a_choice_from_its_prompt_unless_there_is_one(byte_level, 
     assert byte_level.decode(example.parts[0].ids["input_ids"]) == text
     assert example.parts[0].ids["labels"][:1] == [-100]
     assert byte_level.decode([i for i in example.parts[0].ids["labels"] if i != -100]) == text[1:]
+
+
+def test_a_row_is_described_with_its_choices_and_their_scores():
+    rows = table(("a dog", ["ran", "sat"], "sat"))
+    outcome = {"loss": 3.0, "tokens": 2, "label": 1, "prediction": 0, "scores": [-1.0, -1.5]}
+    asked = {"prompt": "a dog", "choices": ["ran", "sat"], "answer": 1}
+    told = {"prediction": 0, "scores": [-1.0, -1.5], "loss": 1.5}
+    assert TASK.describe(rows.rows[0], outcome) == {"where": "a.jsonl:1"} | asked | told
+    assert read_choice({**rows.rows[0].values, "answer": TASK.some_answer(rows.rows[0])}, NAMES).answer == 0
 
 
 def test_the_task_goes_through_its_manifest():

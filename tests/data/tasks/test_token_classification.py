@@ -149,7 +149,13 @@ def test_entities_are_counted_and_told_by_name():
     }
     assert TASK.details(outcomes)["entities"] == [{"label": "X", "n": 2, "precision": 0.5, "recall": 0.5, "f1": 0.5}]
     told = TASK.describe(Row(ROW, "a.jsonl:1"), outcomes[0])
-    assert told == {"where": "a.jsonl:1", **ROW, "tags": ["B-X", "I-X", "O"], "prediction": ["B-X", "I-X", "O"], "loss": 2 / 3}
+    assert told == {
+        "where": "a.jsonl:1",
+        **ROW,
+        "tags": ["B-X", "I-X", "O"],
+        "prediction": ["B-X", "I-X", "O"],
+        "loss": 2 / 3,
+    }
     assert TASK.answers(outcomes)[1][1] == ["B-X", "O", "O"]
 
 

@@ -58,7 +58,7 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", help="recipe keys, for every method or with NAME: for one")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", help="names of recipes, with commas; default: all")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     wanted = options.only.split(",") if options.only else None
     task, out = options.task.resolve(), options.out.resolve()
     finished: list[str] = []

@@ -63,7 +63,7 @@ def test_a_prompt_is_the_demonstrations_with_their_words_and_then_the_row(base, 
 
 def test_the_nearest_rows_are_shown_the_nearest_last_and_never_the_row_itself(base, tmp_path):
     finished = run(recipe(tmp_path, base, {**METHOD, "shots": 2, "demonstrations": "nearest"}))
-    # "a warm film" shares two words with every film, and the word that it lacks is rarest in neither: "fine" is in two.
+    # Every film shares "a film" with "a warm film"; "fine" is in two rows and so weighs less than "dull" or "cold".
     said = re.findall(r"(\w+ \w+ film|so warm|very \w+) Sentiment (good|bad)", decoded(finished, 4))
     assert len(said) == 2
     assert "a warm film Sentiment good" not in decoded(finished, 4)

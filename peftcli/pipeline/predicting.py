@@ -24,6 +24,7 @@ from peftcli.recipe.recipe import GenerationSection
 if TYPE_CHECKING:
     from peftcli.data.tasks import Task
     from peftcli.data.tasks.generating import Generating
+    from peftcli.training.evaluation import EvaluationSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,7 @@ def predict(target: Path, request: PredictionRequest, progress: Progress) -> lis
     if request.generation and not isinstance(task, Generating):
         name = next(iter(request.generation))
         raise RecipeError(f"{name} means nothing here: {task.name} writes no texts", hint="Leave the option out.")
+    generation = _generation(opened, request.generation)
     table = _rows(opened, request)
     progress.note(f"predicting {len(table):,} rows")
     if not request.base:
@@ -73,7 +75,8 @@ def predict(target: Path, request: PredictionRequest, progress: Progress) -> lis
     elif opened.artifact is None:
         raise RecipeError("a merged folder has no base beside it", where=str(target), hint="Leave --base out.")
     if isinstance(task, Generating):
-        return list(_written(opened, task, table, request))
+        settings = settings_of(opened, request.batch_size, generation, request.seed)
+        return list(_written(opened, task, table, replace(settings, virtual=None) if request.base else settings))
     return list(_told(opened, task, table, request))
 
 
@@ -99,12 +102,10 @@ def _rows(opened: Opened, request: PredictionRequest) -> Table:
     return table if request.limit is None else table.taken(list(range(min(request.limit, len(table)))))
 
 
-def _written(opened: Opened, task: Generating, table: Table, request: PredictionRequest) -> Iterator[dict[str, Any]]:
+def _written(opened: Opened, task: Generating, table: Table, settings: EvaluationSettings) -> Iterator[dict[str, Any]]:
     from peftcli.training.evaluation import write
 
     prepared = opened.prepared
-    settings = settings_of(opened, request.batch_size, _generation(opened, request.generation), request.seed)
-    settings = replace(settings, virtual=None) if request.base else settings
     assert task.max_length is not None, "preparing says it"
     examples = task.asked(table, prepared.reader, task.max_length, prepared.base.anatomy.vocabulary)
     for example, found in zip(examples, write(prepared.base.network, task, examples, settings), strict=True):
@@ -161,5 +162,5 @@ def _generation(opened: Opened, given: Mapping[str, Any]) -> GenerationSection:
         return GenerationSection.model_validate({**section.model_dump(), **given})
     except ValidationError as error:
         context = error.errors()[0].get("ctx", {})
-        what = str(context.get("what", error.errors()[0]["msg"])).replace("evaluation.generation", "the request")
-        raise RecipeError(what, hint=context.get("hint")) from None
+        what = str(context.get("what", error.errors()[0]["msg"]))
+        raise RecipeError(f"the options for writing: {what}", hint=context.get("hint")) from None

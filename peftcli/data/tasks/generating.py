@@ -95,7 +95,7 @@ class Generating(Task):
 
     def question(self, row: Row) -> dict[str, Any]:
         """Return what is asked in ``row``."""
-        return {role: row.values[name] for role, name in self.text_columns.items() if role != self.answer}
+        return {role: row.values.get(name) for role, name in self.text_columns.items() if role != self.answer}
 
     def known(self, row: Row) -> tuple[str, ...]:
         """Return the texts that ``row`` allows as an answer, if it says any."""

@@ -19,7 +19,10 @@ MANIFESTS = {
     "token-classification": {"columns": {"tokens": "tokens", "tags": "tags"}, "labels": ["B-X", "I-X", "O"]},
     "span-qa": {
         "columns": {"question": "question", "context": "context", "answers": "answers"},
-        **{"doc_stride": 4, "max_answer_length": 3, "null_threshold": 0.0, "unanswerable": False},
+        "doc_stride": 4,
+        "max_answer_length": 3,
+        "null_threshold": 0.0,
+        "unanswerable": False,
     },
     "multiple-choice": {"columns": {"prompt": "p", "choices": "c", "answer": "a"}, "normalise": "token"},
 }

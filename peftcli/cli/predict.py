@@ -24,6 +24,25 @@ Rows need no answers; where they have some, these stand beside the predictions. 
 to stdout or to the file that --out names.
 """
 
+MaxNewTokens = Annotated[
+    int | None, typer.Option("--max-new-tokens", min=1, metavar="N", help="Most tokens of a written text.")
+]
+Beams = Annotated[
+    int | None, typer.Option("--beams", min=1, metavar="N", help="Search the likeliest text with N beams.")
+]
+Sample = Annotated[bool | None, typer.Option("--sample/--no-sample", help="Draw the tokens of a text.")]
+Temperature = Annotated[
+    float | None, typer.Option("--temperature", min=1e-3, metavar="X", help="Below 1 draws likely tokens more.")
+]
+TopP = Annotated[
+    float | None, typer.Option("--top-p", min=1e-6, max=1, metavar="X", help="Draw from the likeliest X of all.")
+]
+TopK = Annotated[int | None, typer.Option("--top-k", min=0, metavar="N", help="Draw from the N likeliest tokens.")]
+Stop = Annotated[
+    list[str] | None, typer.Option("--stop", metavar="TEXT", help="End a text there; may be given several times.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Of what is drawn.")]
+
 
 def run(
     target: options.Target,
@@ -37,26 +56,14 @@ def run(
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the lines there.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N rows.")] = None,
     base: Annotated[bool, typer.Option("--base", help="Let the un-tuned base model answer.")] = False,
-    max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", min=1, metavar="N", help="Most tokens of a written text.")
-    ] = None,
-    beams: Annotated[
-        int | None, typer.Option("--beams", min=1, metavar="N", help="Search the likeliest text with N beams.")
-    ] = None,
-    sample: Annotated[bool | None, typer.Option("--sample/--no-sample", help="Draw the tokens of a text.")] = None,
-    temperature: Annotated[
-        float | None, typer.Option("--temperature", min=1e-3, metavar="X", help="Below 1 draws likely tokens more.")
-    ] = None,
-    top_p: Annotated[
-        float | None, typer.Option("--top-p", min=1e-6, max=1, metavar="X", help="Draw from the likeliest X of all.")
-    ] = None,
-    top_k: Annotated[
-        int | None, typer.Option("--top-k", min=0, metavar="N", help="Draw from the N likeliest tokens.")
-    ] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option("--stop", metavar="TEXT", help="End a text there; may be given several times.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Of what is drawn.")] = None,
+    max_new_tokens: MaxNewTokens = None,
+    beams: Beams = None,
+    sample: Sample = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    stop: Stop = None,
+    seed: Seed = None,
     quiet: options.Quiet = False,
     overwrite: options.Overwrite = False,
 ) -> None:

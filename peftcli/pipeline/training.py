@@ -86,6 +86,7 @@ class Run:
     accelerator: Accelerator
     progress: Progress
     source: Source | None = None
+
     @property
     def settings(self) -> EvaluationSettings:
         """How rows are measured."""

@@ -61,7 +61,7 @@ class BaseSection(Settings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """How the frozen weights are held; auto keeps the checkpoint's own type."""
     quantise: Literal["none", "nf4", "int8"] = "none"
-    """Hold the projections in 4 bits (nf4: QLoRA's NormalFloat, doubly quantised) or 8; the rest stays as dtype says."""
+    """Hold the projections in 4 bits (nf4: QLoRA's, doubly quantised) or in 8; the rest stays as dtype says."""
 
 
 class DataSection(Settings):

@@ -107,7 +107,7 @@ def test_a_stack_fits_the_schema(accepts):
 def test_the_schema_describes_every_key(method_settings):
     whole = schema(method_settings)
     described = {name: d for name, d in whole["$defs"].items() if name.endswith("Section")}
-    assert len(described) == 4
+    assert len(described) == 5
     for name, definition in described.items():
         for key, field in definition["properties"].items():
             assert field.get("description"), f"{name}.{key}"

@@ -24,6 +24,7 @@ FAMILIES = {
     "span-qa": ("bert", None),
     "causal-lm": ("llama", "causal-lm"),
     "multiple-choice": ("llama", "causal-lm"),
+    "seq2seq": ("t5", "seq2seq"),
 }
 IMAGES = "image-classification"
 PROCESSOR = {"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}}
@@ -58,6 +59,7 @@ def rows(tmp_path_factory) -> dict[str, Path]:
     forms = {
         "classification": [{"text": t, "label": WORDS[i % 3]} for i, t in enumerate(texts)],
         "causal-lm": [{"prompt": t, "completion": "lost book"} for t in texts],
+        "seq2seq": [{"input": t, "target": "lost book", "article": t, "summary": "lost book"} for t in texts],
         "span-qa": [
             {"question": WORDS[i], "context": t, "answers": {"text": [WORDS[i]], "answer_start": [0]}}
             for i, t in enumerate(texts)

@@ -184,6 +184,11 @@ def tasks(family: str) -> tuple[str | None, ...]:
     return (None, *per_token, "classification", *(("causal-lm",) if family in DECODERS else ()))
 
 
+def label_count(task: str | None, labels: int = LABELS) -> int:
+    """Return how many outputs the head of a task has: a span has a start and an end."""
+    return 2 if task == "span-qa" else labels
+
+
 def tiny_network(family: str, task: str | None = None, *, labels: int = LABELS, seed: int = 0) -> PreTrainedModel:
     """Return a network in evaluation mode; no weight keeps its start value, so that none of them hides a mistake."""
     import torch
@@ -191,7 +196,7 @@ def tiny_network(family: str, task: str | None = None, *, labels: int = LABELS, 
 
     settings = tiny_config(family)
     if task in ("classification", "token-classification", "span-qa"):
-        settings["num_labels"] = 2 if task == "span-qa" else labels
+        settings["num_labels"] = label_count(task, labels)
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     with _quiet():
         torch.manual_seed(seed)
@@ -210,7 +215,7 @@ def tiny_base(family: str, task: str | None = None, *, labels: int = LABELS, see
     from peftcli.base.anatomy import Anatomy
     from peftcli.base.base_model import BaseModel
 
-    anatomy = Anatomy.of(tiny_config(family), task=task, labels=2 if task == "span-qa" else labels)
+    anatomy = Anatomy.of(tiny_config(family), task=task, labels=label_count(task, labels))
     network = tiny_network(family, task, labels=labels, seed=seed)
     return BaseModel(network, anatomy, head=[t.path.removeprefix("^") for t in anatomy.head_tensors])
 

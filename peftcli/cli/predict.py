@@ -67,7 +67,7 @@ def run(
     quiet: options.Quiet = False,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Say what a trained delta answers: labels, numbers, or texts that it writes."""
+    """Say what a trained delta answers, row by row."""
     from peftcli import files
     from peftcli.pipeline.predicting import PredictionRequest, line, predict, write_predictions
 

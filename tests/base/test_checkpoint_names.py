@@ -1,6 +1,6 @@
 import pytest
 from safetensors import safe_open
-from tiny import FAMILIES, LABELS, save_tiny, tasks, tiny_config
+from tiny import FAMILIES, LABELS, label_count, save_tiny, tasks, tiny_config
 
 from peftcli.base.anatomy import Anatomy
 from peftcli.base.checkpoint_names import map_names
@@ -13,7 +13,7 @@ def _stored(folder):
 
 @pytest.mark.parametrize(("family", "task"), [(f, t) for f in FAMILIES for t in tasks(f)])
 def test_every_tensor_on_disk_is_found_in_the_anatomy(tmp_path, family, task):
-    anatomy = Anatomy.of(tiny_config(family), task=task, labels=LABELS)
+    anatomy = Anatomy.of(tiny_config(family), task=task, labels=label_count(task))
     stored = _stored(save_tiny(tmp_path, family, task))
     mapped = map_names(stored, anatomy)
     shapes = {t.path: t.shape for t in (*anatomy.tensors, *anatomy.head_tensors)}

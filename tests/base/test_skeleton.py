@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import FAMILIES, LABELS, tasks, tiny_base, tiny_config
+from tiny import FAMILIES, label_count, tasks, tiny_base, tiny_config
 
 from peftcli.base.anatomy import Anatomy
 from peftcli.base.skeleton import TransposedLinear, skeleton
@@ -14,7 +14,7 @@ CASES = [(family, task) for family in FAMILIES for task in tasks(family)]
 
 @pytest.mark.parametrize(("family", "task"), CASES)
 def test_a_skeleton_has_the_addresses_and_shapes_of_the_network(family, task):
-    bones = skeleton(Anatomy.of(tiny_config(family), task=task, labels=LABELS))
+    bones = skeleton(Anatomy.of(tiny_config(family), task=task, labels=label_count(task)))
     flesh = tiny_base(family, task)
     assert {bones.address(n): p.shape for n, p in bones.parameters.items()} == {
         flesh.address(n): p.shape for n, p in flesh.parameters.items()
@@ -24,7 +24,7 @@ def test_a_skeleton_has_the_addresses_and_shapes_of_the_network(family, task):
 
 @pytest.mark.parametrize(("family", "task"), CASES)
 def test_every_site_of_a_skeleton_can_be_reached(family, task):
-    bones = skeleton(Anatomy.of(tiny_config(family), task=task, labels=LABELS))
+    bones = skeleton(Anatomy.of(tiny_config(family), task=task, labels=label_count(task)))
     for site in bones.sites(bones.anatomy.site_names):
         bones.module(site)
         if site.out:

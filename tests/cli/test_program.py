@@ -13,7 +13,7 @@ from peftcli.errors import PeftcliError
 
 COMMANDS = (
     *("train", "eval", "merge", "params", "check", "data", "init", "methods", "schema", "verify", "unmerge", "compare"),
-    *("export", "import"),
+    *("predict", "export", "import"),
 )
 HEAVY = {
     "torch",

@@ -26,8 +26,8 @@ def task_for(values):
 
 
 CHATML = (
-    "{%- for message in messages %}{{- message['role'] + ': ' + message['content'] + '\\n' }}{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- 'assistant: ' }}{%- endif %}"
+    "{%- for message in messages %}{{- message['role'] + '\\n' + message['content'] + '\\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- 'assistant\\n' }}{%- endif %}"
 )
 
 

@@ -146,3 +146,13 @@ def test_eval_measures_what_the_recipe_asked_for_or_what_it_is_told(runs, capsys
     assert set(json.loads(capsys.readouterr().out)["metrics"]["delta"]) == {"rouge1", "n"}
     assert run(["eval", target, "--metrics", "rogue1"]) == 3
     assert "Did you mean 'rouge1'" in capsys.readouterr().err
+
+
+def test_in_training_no_text_is_written_but_to_select_by(runs, tmp_path):
+    recipe = runs["seq2seq"] / "recipe.yaml"
+    asked_for = ["evaluation.metrics=[loss,chrf,rouge1]", "evaluation.select=chrf", "training.steps=2"]
+    report = train(read(recipe, asked_for), TrainOptions(out=tmp_path / "run"), Silent()).report
+    assert report["select"] == "chrf"
+    assert [set(scores) for _, scores in report["training"]["evaluations"]] == [{"loss", "chrf", "n"}]
+    assert {"loss", "chrf", "rouge1", "n"} == set(report["metrics"]["validation"])
+    assert set(report["signatures"]) == {"loss", "chrf", "rouge1"}

@@ -66,6 +66,11 @@ class Artifact:
     methods: tuple[Method, ...]
     sha256: str
 
+    @property
+    def pooled(self) -> bool:
+        """Whether its head reads another state than the base model's own class would."""
+        return bool((self.manifest.task or {}).get("pooling", "base") != "base")
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the tensors of the delta, by address, for ``Delta.load``."""
         return {name: tensor for name, tensor in self._all().items() if not name.startswith(TASK)}

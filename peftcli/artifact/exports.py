@@ -71,6 +71,9 @@ def export(delta: Delta, *, base: str | None, revision: str | None, task: str | 
         revision: The commit of a hub id.
         task: The name of the task.
     """
+    if delta.base.pooling != "base":
+        reason = f"the head reads the {delta.base.pooling} of the hidden states, and peft's adapters do not say so"
+        return Export(kind="none", reason=reason)
     if len(delta.methods) != 1:
         return Export(kind="none", reason="Hugging Face peft has no form for a stack of methods")
     layout = delta.methods[0].peft_layout(delta)

@@ -151,6 +151,17 @@ def check_mergeable(artifact: Artifact) -> None:
             )
 
 
+def refuse_pooled(artifact: Artifact) -> None:
+    """Refuse a head that would read another state where transformers opens the merged folder by itself.
+
+    Raises:
+        MethodError: It is one.
+    """
+    if artifact.pooled:
+        what = "the delta cannot be merged: no file of a plain model can say what its head reads (data.pooling)"
+        raise MethodError(what, hint=KEEP)
+
+
 def attached(artifact: Artifact, config: Mapping[str, Any], file: TensorFile) -> Delta:
     """Attach mergeable methods to a base model without numbers and load what their blocks need.
 

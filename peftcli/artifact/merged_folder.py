@@ -17,6 +17,7 @@ from peftcli.delta.registry import describe
 from peftcli.errors import BaseModelError, MethodError
 
 PROVENANCE = "peftcli.json"
+CHAT_TEMPLATE = "chat_template.jinja"  # transformers reads it before what stands in the tokenizer's config
 TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 COMPANIONS = (  # what a tokenizer, a generation or a licence may be kept in
     "tokenizer*",
@@ -105,6 +106,12 @@ def copy_companions(base: Path, out: Path) -> None:
     found = {p for pattern in COMPANIONS for p in base.glob(pattern) if p.is_file()}
     for path in sorted(found):
         copy_file(path, out)
+
+
+def write_template(artifact: Artifact, out: Path) -> None:
+    """Write the template by which the delta learned to write chats, where it was not the tokenizer's own."""
+    if template := (artifact.manifest.task or {}).get("chat_template"):
+        files.write_text(out / CHAT_TEMPLATE, template)
 
 
 def copy_file(path: Path, out: Path) -> None:

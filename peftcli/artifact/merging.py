@@ -15,8 +15,15 @@ from peftcli import files
 from peftcli.artifact.artifact import DELTA_FOLDER, TENSORS, Artifact, check_base
 from peftcli.artifact.base_folder import INDEX, SINGLE, BaseFolder
 from peftcli.artifact.fingerprint import fingerprint
-from peftcli.artifact.merge_plan import Plan, check_mergeable, make_plan
-from peftcli.artifact.merged_folder import PROVENANCE, copy_companions, merged_config, provenance, refuse_second_merge
+from peftcli.artifact.merge_plan import Plan, check_mergeable, make_plan, refuse_pooled
+from peftcli.artifact.merged_folder import (
+    PROVENANCE,
+    copy_companions,
+    merged_config,
+    provenance,
+    refuse_second_merge,
+    write_template,
+)
 from peftcli.artifact.originals import ORIGINALS, keep_originals, lost_bytes
 from peftcli.artifact.quantised_base import Into, as_trained, check_into
 from peftcli.artifact.row_blocks import Output, RowBlocks
@@ -95,6 +102,7 @@ def stream(artifact: Artifact, base_folder: Path, out: Path, settings: MergeSett
     check_into(artifact, settings.into)
     if not settings.partial:
         check_mergeable(artifact)
+    refuse_pooled(artifact)
     refuse_second_merge(artifact, base_folder)
     own = artifact.manifest.base
     with BaseFolder(base_folder) as base, TensorFile(artifact.folder / TENSORS) as delta:
@@ -115,6 +123,7 @@ def stream(artifact: Artifact, base_folder: Path, out: Path, settings: MergeSett
             files.write_json(temporary / "config.json", config)
             files.write_json(temporary / PROVENANCE, provenance(artifact, base_folder, found, left))
             copy_companions(base_folder, temporary)
+            write_template(artifact, temporary)
             if settings.keep_originals:
                 keep_originals(base, plan.outputs, temporary / ORIGINALS)
             if staying:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from peftcli import files
 from peftcli.artifact.base_folder import INDEX, BaseFolder
-from peftcli.artifact.merged_folder import PROVENANCE, copy_file
+from peftcli.artifact.merged_folder import CHAT_TEMPLATE, PROVENANCE, copy_file
 from peftcli.artifact.row_blocks import Output
 from peftcli.artifact.tensor_file import TensorEntry, TensorFile, TensorSpec, arranged, new_tensor_file
 from peftcli.base.config_file import CONFIG
@@ -25,7 +25,7 @@ from peftcli.recipe.settings import Settings
 ORIGINALS = "originals"  # inside a merged folder
 TENSORS = "tensors.safetensors"
 LAYOUT = "layout.json"
-SMALL = (CONFIG, INDEX, PROVENANCE)
+SMALL = (CONFIG, INDEX, PROVENANCE, CHAT_TEMPLATE)
 
 
 class FileLayout(Settings):

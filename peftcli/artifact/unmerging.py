@@ -9,7 +9,7 @@ from typing import Any
 from peftcli import files
 from peftcli.artifact.base_folder import INDEX, SINGLE, BaseFolder
 from peftcli.artifact.fingerprint import fingerprint
-from peftcli.artifact.merged_folder import PROVENANCE, copy_companions, copy_file
+from peftcli.artifact.merged_folder import CHAT_TEMPLATE, PROVENANCE, copy_companions, copy_file
 from peftcli.artifact.originals import ORIGINALS, restore
 from peftcli.base.config_file import CONFIG
 from peftcli.errors import ArtifactError
@@ -108,8 +108,9 @@ def unmerge(merged: Path, out: Path, base: Path | None, *, overwrite: bool = Fal
 
     def write(temporary: Path) -> None:
         if base is None:
-            restore(merged, temporary)
             copy_companions(merged, temporary)
+            (temporary / CHAT_TEMPLATE).unlink(missing_ok=True)  # the base's own, if it had one, was kept
+            restore(merged, temporary)
             _prove(temporary, onto, str(merged / ORIGINALS))
         else:
             _copy(base, temporary)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from peftcli.base.anatomy import OUTSIDE, Anatomy
 from peftcli.base.layers import Layers
+from peftcli.base.pooling import put_pooled
 from peftcli.base.quantised_linear import QuantisedLinear
 from peftcli.base.sites import Site
 from peftcli.errors import BaseModelError, MethodError
+
+if TYPE_CHECKING:
+    from peftcli.recipe.recipe import Pooling
 
 _WRAPPED = "wrapped"  # what a block calls the module it stands around
 
@@ -29,9 +34,12 @@ class BaseModel:
         parameters: The parameters by their names in the network before anything is attached; tied ones once.
         quantised: Beside them, the layers whose weight is no parameter because it is packed, by that weight's name.
         head: The names of those that the checkpoint did not hold or that only the task needs.
+        pooling: Which of the last hidden states the head reads.
     """
 
-    def __init__(self, network: nn.Module, anatomy: Anatomy, head: Iterable[str] = ()) -> None:
+    def __init__(
+        self, network: nn.Module, anatomy: Anatomy, head: Iterable[str] = (), pooling: Pooling = "base"
+    ) -> None:
         _untie_head(network, anatomy)
         network.requires_grad_(False)
         self.network = network
@@ -40,6 +48,8 @@ class BaseModel:
         self.quantised = {f"{n}.weight": m for n, m in network.named_modules() if isinstance(m, QuantisedLinear)}
         self.head = frozenset(head)
         self.prefix = find_prefix(self.parameters, anatomy)
+        self.pooling = pooling
+        put_pooled(network.get_submodule(self.prefix), pooling)
         self._check()
         if anatomy.task in anatomy.architecture.heads:
             for tensor in anatomy.tensors:

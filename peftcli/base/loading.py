@@ -12,6 +12,7 @@ from peftcli.base.anatomy import OUTSIDE, Anatomy
 from peftcli.base.base_model import BaseModel, find_prefix, plain_parameters
 from peftcli.base.calls import explained, quiet
 from peftcli.base.networks import anatomy_for
+from peftcli.base.pooling import check_pooling
 from peftcli.base.quantise import Form, quantised_paths, require_engine
 from peftcli.base.source import Source, read_config
 from peftcli.errors import BaseModelError
@@ -19,6 +20,8 @@ from peftcli.errors import BaseModelError
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+
+    from peftcli.recipe.recipe import Pooling
 
 _SHOWN = 5  # names in a message
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")  # what a vocabulary is kept in
@@ -33,6 +36,7 @@ def load_base(  # noqa: PLR0913  # all of them by name
     new_head: bool,
     seed: int,
     quantise: Form = "none",
+    pooling: Pooling = "base",
 ) -> BaseModel:
     """Load a base model, frozen.
 
@@ -47,9 +51,11 @@ def load_base(  # noqa: PLR0913  # all of them by name
         new_head: Whether the task brings a head of its own.
         seed: For what the head starts from.
         quantise: In which form the projections are held; always packed on the CPU, so that every machine gets the same.
+        pooling: Which of the last hidden states the head reads.
 
     Raises:
         BaseModelError: The checkpoint does not fit its config, or the family cannot do the task.
+        MethodError: There is nothing to pool.
         ResourceError: The memory is too small, or what packs the weights is not installed.
     """
     require_engine(quantise)
@@ -57,6 +63,7 @@ def load_base(  # noqa: PLR0913  # all of them by name
     if "quantization_config" in given:
         raise BaseModelError("the checkpoint is quantised", where=source.label, hint="Use the model in full precision.")
     anatomy = anatomy_for(given, task_class, settings.get("num_labels"))
+    check_pooling(anatomy, pooling)
     torch.manual_seed(seed)
     with quiet(), explained(source.label):
         network, info = _reader(task_class, source, anatomy, quantise)(
@@ -69,7 +76,7 @@ def load_base(  # noqa: PLR0913  # all of them by name
         )
     new = _check_loaded(info, network, anatomy, new_head=new_head, label=source.label)
     outside = _outside(network, anatomy) if new_head else set()
-    base = BaseModel(network, anatomy, new | outside)
+    base = BaseModel(network, anatomy, new | outside, pooling)
     assert quantise == "none" or len(base.quantised) == len(quantised_paths(anatomy))
     _check_finite(base, source.label)
     _set_padding(base, source)

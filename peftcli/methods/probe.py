@@ -72,7 +72,7 @@ class Probe(Untrained):
 
         def look(network: nn.Module, batch: Mapping[str, Tensor]) -> list[Any]:
             inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-            return list(zip(features(network, inputs, task.pooling).cpu(), batch["labels"].cpu(), strict=True))
+            return list(zip(features(network, inputs).cpu(), batch["labels"].cpu(), strict=True))
 
         found = frozen.ask(task, frozen.train, look)
         with torch.inference_mode(False):

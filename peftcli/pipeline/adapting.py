@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from peftcli.base.source import Source, find_source, read_config
+from peftcli.data.complaints import listed
 from peftcli.delta.budget import Solved, solve_all
 from peftcli.delta.method import Method
 from peftcli.errors import RecipeError
@@ -123,6 +124,7 @@ def prepare(section: BaseSection, task: Task, methods: tuple[Method, ...], *, se
         new_head=task.new_head,
         seed=seed,
         quantise=section.quantise,
+        pooling=task.pooling,
     )
     reading = prepare_reading(source, base.anatomy, task, methods)
     return Prepared(
@@ -133,7 +135,7 @@ def prepare(section: BaseSection, task: Task, methods: tuple[Method, ...], *, se
         reader=reading.reader,
         pad=reading.pad,
         virtual=reading.virtual,
-        notes=reading.notes,
+        notes=(*reading.notes, *_kept_classifier(source, task)),
     )
 
 
@@ -167,6 +169,17 @@ def _reader(source: Source, anatomy: Anatomy, task: Task) -> tuple[Any, int, tup
     from peftcli.base.loading import load_tokenizer
 
     return load_tokenizer(source)
+
+
+def _kept_classifier(source: Source, task: Task) -> tuple[str, ...]:
+    """Return what people should know of a head that the checkpoint has already, for labels of other names."""
+    config = read_config(str(source.folder))
+    theirs = [str(name) for name in (config.get("id2label") or {}).values()]
+    ours = [str(name) for name in task.network_settings().get("id2label", {}).values()]
+    classifies = any(str(name).endswith("Classification") for name in config.get("architectures") or ())
+    if not (task.new_head and classifies and len(theirs) == len(ours) and theirs != ours):
+        return ()
+    return (f"the base model's classifier of {listed(theirs)} is where the head for {listed(ours)} starts",)
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:  # noqa: ANN401  # transformers is not imported for a type

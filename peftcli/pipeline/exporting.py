@@ -54,7 +54,7 @@ def export(target: Path, out: Path, form: Form, *, overwrite: bool = False) -> d
 def _check_form(artifact: Artifact) -> None:
     own = artifact.manifest
     if own.hf_peft == "none":
-        mergeable = all(m.mergeable for m in artifact.methods)
+        mergeable = all(m.mergeable for m in artifact.methods) and not artifact.pooled
         raise MethodError(
             f"the delta cannot be exported: {own.hf_peft_reason}",
             where=str(artifact.folder),

@@ -20,6 +20,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[str, Field(pattern=SHARE_FORM)]
+Pooling = Literal["base", "mean", "first", "last"]
 
 
 def _is_folder(text: str, folder: Path) -> bool:
@@ -90,9 +91,12 @@ class DataSection(Settings):
     revision: str | None = None
     """Branch, tag or commit of the hub's data sets."""
     columns: dict[str, str] = {}
-    """What the task calls a column -> what the file calls it: text, text_pair, label; prompt, completion."""
+    """What the task calls a column -> what the file calls it: text, label; prompt, completion; input, target."""
     multi_label: bool = False
     """classification: a row has any number of labels, as a list or as a text with ; between them."""
+    pooling: Pooling = "base"
+    """classification, regression: what the head reads of a text's last hidden states: what the base model's own class
+    does (of an encoder the first, of a decoder the last), their mean, the first or the last."""
     labels: list[str] | None = None
     """The labels in order; default: those of the training rows, sorted."""
     max_length: PositiveInt | None = None

@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer
 from untrained_runs import ROWS, recipe, run, save_base
 
 from peftcli.artifact.artifact import open_artifact
 from peftcli.data.tasks.classification import Classification
-from peftcli.data.tasks.probed import features
 from peftcli.data.tasks.regression import Regression
 from peftcli.methods.probe import fitted
 from peftcli.pipeline.counting import params
@@ -49,20 +47,6 @@ def test_logistic_regression_has_no_gradient_left():
     assert max(float(w.grad.abs().max()), float(b.grad.abs().max())) < 1e-2 * len(x)
     accuracy = ((x @ weight.T + bias).argmax(1) == y).float().mean()
     assert accuracy > 0.85
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("pooling", ["mean", "first", "last"])
-def test_a_row_is_pooled_alone_as_beside_longer_ones(base, pooling):
-    network, tokenizer = AutoModel.from_pretrained(base).eval(), AutoTokenizer.from_pretrained(base)
-    rows = [tokenizer(text, return_tensors="pt")["input_ids"][0] for text in ("a fine film", "so warm", "very")]
-    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    inputs = {"input_ids": padded, "attention_mask": (padded != 0).long()}
-    found = features(network, inputs, pooling)
-    for row, vector in zip(rows, found, strict=True):
-        hidden = network(input_ids=row[None]).last_hidden_state[0]
-        alone = {"mean": hidden.mean(0), "first": hidden[0], "last": hidden[-1]}[pooling]
-        torch.testing.assert_close(vector, alone, rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_keeps_its_map_and_counts_it_as_a_head(base, tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 from tiny import save_tiny
 
@@ -58,3 +61,18 @@ def test_virtual_tokens_and_text_share_the_positions(section):
     assert prepared.task.max_length == 10
     with pytest.raises(RecipeError, match="of which the prompt takes 30"):
         prepare(section, Classification(**{**vars(TASK), "max_length": 11}), (PreEmbed(prefix_length=30),), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("names", "told"), [(("no", "yes"), False), (("yes", "no"), True), (("LABEL_0", "LABEL_1"), True), (None, False)]
+)
+def test_a_classifier_of_other_labels_is_kept_and_told_of(section, tmp_path, names, told):
+    folder = shutil.copytree(section.name, tmp_path / "base")
+    save_tiny(folder, "bert", "classification", labels=2)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("id2label", None)
+    config |= {"id2label": dict(enumerate(names))} if names else {}
+    (folder / "config.json").write_text(json.dumps(config))
+    notes = prepare(BaseSection(name=str(folder)), TASK, (), seed=0).notes
+    assert [note for note in notes if note.endswith("is where the head for no, yes starts")] == list(notes) * told
+    assert len(notes) == told

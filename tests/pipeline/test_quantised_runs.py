@@ -133,6 +133,19 @@ def test_merged_into_the_original_weights_it_is_another_function_which_is_measur
     assert "not what was trained" in " ".join(shown.output.split())
 
 
+@pytest.mark.parametrize("into", ["dequantised", "original"])
+def test_a_stack_goes_into_either_weights_in_part(recipe, tmp_path, into):
+    stack = "method=[{name: lora, rank: 2, target_modules: all-linear}, {name: prefix, prefix_length: 2}]"
+    train(read(recipe, [stack]), TrainOptions(out=tmp_path / "run"), Silent())
+    result = merge(tmp_path / "run", tmp_path / "out", MergeOptions(into=into, partial=True), Silent())
+    assert (result["folded"], result["staying"]) == (("lora",), ("prefix",))
+    difference = result["check"]["max_abs_logit_difference"]
+    assert (difference < 1e-5) == (into == "dequantised")
+    opened = open_target(tmp_path / "out")
+    assert [method.name for method in opened.artifact.methods] == ["prefix"]
+    assert not opened.prepared.base.quantised
+
+
 def test_a_plain_base_has_one_kind_of_weights(recipe, tmp_path):
     plain = read(recipe, ["base.quantise=none", "training.steps=1"])
     train(plain, TrainOptions(out=tmp_path / "run"), Silent())

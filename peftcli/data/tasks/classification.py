@@ -24,7 +24,7 @@ class Classification(OneLabel, WholeTexts):
     """
 
     name: ClassVar[str] = "classification"
-    settings: ClassVar[tuple[str, ...]] = ("labels", "multi_label")
+    settings: ClassVar[tuple[str, ...]] = ("labels", "multi_label", "pooling")
 
     @classmethod
     def variant(cls, section: DataSection) -> type[Task]:
@@ -34,5 +34,5 @@ class Classification(OneLabel, WholeTexts):
     @classmethod
     def from_section(cls, section: DataSection, train: Table) -> Self:
         """Return the task of a recipe; the labels are those it lists, or those of the training rows, sorted."""
-        names = cls.columns_of(section, train)
-        return cls(column_names=names, max_length=section.max_length).with_labels(section.labels, train)
+        task = cls(column_names=cls.columns_of(section, train), max_length=section.max_length, pooling=section.pooling)
+        return task.with_labels(section.labels, train)

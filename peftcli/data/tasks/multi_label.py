@@ -37,7 +37,7 @@ class MultiLabel(Labelled, WholeTexts):
 
     name: ClassVar[str] = "multi-label-classification"
     problem_type: ClassVar[str] = "multi_label_classification"
-    settings: ClassVar[tuple[str, ...]] = ("labels", "multi_label")
+    settings: ClassVar[tuple[str, ...]] = ("labels", "multi_label", "pooling")
     select: ClassVar[str] = "f1"
     metric_names: ClassVar[tuple[str, ...]] = ("f1", "f1_micro", "accuracy", "loss")
     metric_kind: ClassVar[str] = "multilabel"
@@ -46,8 +46,8 @@ class MultiLabel(Labelled, WholeTexts):
     @classmethod
     def from_section(cls, section: DataSection, train: Table) -> Self:
         """Return the task of a recipe; the labels are those it lists, or those of the training rows, sorted."""
-        names = cls.columns_of(section, train)
-        return cls(column_names=names, max_length=section.max_length).with_labels(section.labels, train)
+        task = cls(column_names=cls.columns_of(section, train), max_length=section.max_length, pooling=section.pooling)
+        return task.with_labels(section.labels, train)
 
     def labels_in(self, row: Row) -> Sequence[str]:
         """Return the row's labels."""

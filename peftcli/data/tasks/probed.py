@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 
 from peftcli.data.tasks.reframed import Reframed, scores
-from peftcli.errors import ArtifactError, MethodError
+from peftcli.errors import ArtifactError
+from peftcli.recipe.recipe import Pooling
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from peftcli.data.tasks.task import Task
 
-Pooling = Literal["mean", "first", "last"]
 _NAMES = ("weight", "bias")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probed(Reframed):
-    """A linear map of one vector per row: of the last hidden states the mean, the first or the last.
+    """A linear map of one vector per row, which ``pooling`` names.
 
     Attributes:
-        pooling: Which vector; padding takes no part.
         weight: Shapes: (outputs, width).
         bias: Shapes: (outputs).
     """
@@ -31,7 +30,6 @@ class Probed(Reframed):
     name: ClassVar[str] = "probed"
     model_class: ClassVar[str] = "AutoModel"
 
-    pooling: Pooling
     weight: Tensor | None = field(default=None, compare=False, repr=False)
     bias: Tensor | None = field(default=None, compare=False, repr=False)
 
@@ -64,7 +62,7 @@ class Probed(Reframed):
         """Return what maps the features of a batch."""
 
         def answer(**inputs: Tensor) -> Any:  # noqa: ANN401
-            found = features(network, inputs, self.pooling)
+            found = features(network, inputs)
             assert self.weight is not None
             assert self.bias is not None
             return scores(found @ self.weight.to(found).T + self.bias.to(found))
@@ -72,26 +70,7 @@ class Probed(Reframed):
         return answer
 
 
-def features(network: nn.Module, inputs: Mapping[str, Tensor], pooling: Pooling) -> Tensor:
-    """Return one vector per row of the last hidden states, in float32. Shapes: (batch, width).
-
-    Raises:
-        MethodError: The network has no last hidden states of its inputs.
-    """
-    import torch
-
-    try:
-        hidden: Tensor = network(**inputs).last_hidden_state.float()
-    except AttributeError:
-        what = f"{type(network).__name__} shows no last hidden state to probe"
-        raise MethodError(what, hint="Use an encoder or a decoder as the base.") from None
-    mask = inputs.get("attention_mask")
-    mask = torch.ones(hidden.shape[:2], device=hidden.device) if mask is None else mask
-    if pooling == "first":
-        return hidden[:, 0]
-    if pooling == "last":
-        last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
-        return hidden[torch.arange(len(hidden), device=hidden.device), last]
-    weights = mask.unsqueeze(-1).to(hidden)
-    mean: Tensor = (hidden * weights).sum(1) / weights.sum(1)
-    return mean
+def features(network: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return the pooled vector of every row, in float32. Shapes: (batch, width)."""
+    hidden: Tensor = network(**inputs).last_hidden_state
+    return hidden[:, 0].float()

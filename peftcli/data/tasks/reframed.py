@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from peftcli.data.tasks.task import Outcome, Task
+from peftcli.errors import MethodError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,7 +40,14 @@ class Reframed(Task):
 
     @classmethod
     def around(cls, task: Task, **own: Any) -> Self:  # noqa: ANN401  # the fields of a subclass
-        """Return ``task``, answered in this way."""
+        """Return ``task``, answered in this way.
+
+        Raises:
+            MethodError: The recipe says what a head is to read, and there is none.
+        """
+        if task.pooling != "base":
+            what = f"data.pooling={task.pooling} says what a trained head reads, and this method has none"
+            raise MethodError(what, hint="Leave data.pooling out.")
         return cls(of=task, column_names=task.column_names, max_length=task.max_length, **own)
 
     @classmethod

@@ -37,11 +37,12 @@ class Regression(WholeTexts):
     metric_names: ClassVar[tuple[str, ...]] = ("pearson", "spearman", "mse", "mae")
     metric_kind: ClassVar[str] = "numbers"
     more_metrics: ClassVar[tuple[str, ...]] = ("loss",)
+    settings: ClassVar[tuple[str, ...]] = ("pooling",)
 
     @classmethod
     def from_section(cls, section: DataSection, train: Table) -> Self:
         """Return the task of a recipe."""
-        return cls(column_names=cls.columns_of(section, train), max_length=section.max_length)
+        return cls(column_names=cls.columns_of(section, train), max_length=section.max_length, pooling=section.pooling)
 
     def network_settings(self) -> dict[str, Any]:
         """Return that the network has one output, which is a number."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from peftcli.data.shown import Shown
     from peftcli.data.tables import Row, Table
     from peftcli.metrics.scored import Scored
-    from peftcli.recipe.recipe import DataSection
+    from peftcli.recipe.recipe import DataSection, Pooling
 
 NETWORK_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "pixel_values")
 Outcome = dict[str, Any]
@@ -45,6 +45,7 @@ class Task(ABC):
         answer: The column of what is right.
         column_names: What the task calls a column -> what the files call it.
         max_length: Longest input in tokens as the recipe or a run decided it; None where neither did.
+        pooling: Which of the last hidden states the head reads.
     """
 
     name: ClassVar[str]
@@ -62,6 +63,7 @@ class Task(ABC):
 
     column_names: Mapping[str, str]
     max_length: int | None = None
+    pooling: Pooling = "base"
 
     @classmethod
     def variant(cls, section: DataSection) -> type[Task]:

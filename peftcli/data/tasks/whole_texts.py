@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 
 from peftcli.data.complaints import raise_all
 from peftcli.data.examples import Example, Examples, check_ids, pad_examples
 from peftcli.data.tasks.columns import absent, check_roles, require, text_problems
 from peftcli.data.tasks.task import Outcome, Task
-from peftcli.errors import DataError, Problem
+from peftcli.errors import ArtifactError, DataError, Problem
+from peftcli.recipe.recipe import Pooling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +32,18 @@ class WholeTexts(Task):
     model_class: ClassVar[str] = "AutoModelForSequenceClassification"
     new_head: ClassVar[bool] = True
     inputs: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+
+    @classmethod
+    def from_manifest(cls, manifest: Mapping[str, Any]) -> Self:
+        """Return the task that :meth:`manifest` described."""
+        pooling = manifest.get("pooling", "base")
+        if pooling not in get_args(Pooling):
+            raise ArtifactError(f"the artifact's task has the pooling {pooling!r}")
+        return replace(super().from_manifest(manifest), pooling=pooling)
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what must be known to measure a delta later, for JSON."""
+        return {**super().manifest(), "pooling": self.pooling}
 
     @abstractmethod
     def label_problems(self, table: Table) -> list[Problem]:

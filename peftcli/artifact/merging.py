@@ -89,6 +89,14 @@ class MergeSummary:
         return asdict(self)
 
 
+def _check(artifact: Artifact, base_folder: Path, settings: MergeSettings) -> None:
+    check_into(artifact, settings.into)
+    if not settings.partial:
+        check_mergeable(artifact)
+    refuse_pooled(artifact)
+    refuse_second_merge(artifact, base_folder)
+
+
 def stream(artifact: Artifact, base_folder: Path, out: Path, settings: MergeSettings) -> MergeSummary:
     """Write the merged model into ``out``, which appears complete or not at all.
 
@@ -99,11 +107,7 @@ def stream(artifact: Artifact, base_folder: Path, out: Path, settings: MergeSett
         ResourceError: ``out`` exists or cannot be written.
     """
     start = time.monotonic()
-    check_into(artifact, settings.into)
-    if not settings.partial:
-        check_mergeable(artifact)
-    refuse_pooled(artifact)
-    refuse_second_merge(artifact, base_folder)
+    _check(artifact, base_folder, settings)
     own = artifact.manifest.base
     with BaseFolder(base_folder) as base, TensorFile(artifact.folder / TENSORS) as delta:
         found = fingerprint(base_folder, strict=settings.keep_originals)

@@ -23,7 +23,7 @@ GROUP = "peftcli.methods"
 @cache
 def names() -> tuple[str, ...]:
     """Return every method's name, without importing one."""
-    own = {m.name for m in pkgutil.iter_modules([str(FOLDER)])}
+    own = {m.name for m in pkgutil.iter_modules([str(FOLDER)]) if not m.name.startswith("_")}
     return tuple(sorted(own | {e.name for e in entry_points(group=GROUP)}))
 
 

@@ -7,32 +7,17 @@ placement: [after_ffn].
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from pydantic import model_validator
-
-from peftcli.delta.method import Card, Method
-from peftcli.delta.placements import (
-    BOTH,
-    Activation,
-    Placements,
-    check_terms,
-    divided,
-    norm_sizes,
-    sublayers,
-    train_norms,
-)
-from peftcli.delta.targets import Layers
+from peftcli.delta.method import Card
+from peftcli.methods._bottlenecks import KroneckerAdapters
 from peftcli.recipe.recipe import PositiveInt
 
 if TYPE_CHECKING:
-    from peftcli.base.anatomy import Anatomy
-    from peftcli.base.base_model import BaseModel
     from peftcli.base.sites import Site
-    from peftcli.blocks.bottleneck import Bottleneck
 
 
-class Compacter(Method):
+class Compacter(KroneckerAdapters):
     """Compacter: series adapters of Kronecker products that share one rule between all of them; the norms train too."""
 
     card = Card(
@@ -50,50 +35,14 @@ class Compacter(Method):
         ),
     )
 
-    bottleneck: PositiveInt = 24
-    """Width inside the adapter, a multiple of terms; a thirty-second of the model's width is published."""
-    terms: PositiveInt = 4
-    """How many Kronecker products are summed, n in the paper; must divide the model's width too."""
+    shares_rule = True
+
     rank: PositiveInt = 1
     """Of s_i t_i; 1 is published."""
-    activation: Activation = "gelu"
-    """gelu is published."""
-    placement: Placements = BOTH
-    """Where adapters stand; [after_ffn] is Compacter++."""
-    train_norms: bool = True
-    """Whether every norm trains too, as published."""
-    layers: Layers = "all"
-    """The layers that get adapters: all, 8-11, [0, 5] or top:4."""
-
-    @model_validator(mode="after")
-    def _terms_divide(self) -> Self:
-        check_terms(self.bottleneck, self.terms)
-        return self
 
     @property
-    def size_step(self) -> int:
-        """The sums of products cut the bottleneck into ``terms`` parts."""
-        return self.terms
+    def factor_rank(self) -> int:
+        return self.rank
 
-    def sizes(self, anatomy: Anatomy) -> dict[str, int]:
-        a, r = self.bottleneck, self.rank
-        sites = divided(sublayers(anatomy, self.placement, self.layers), self.terms)
-        adapters = {s.address: 2 * r * (s.d_out + a) + a + s.d_out for s in sites}
-        return {"shared.C": self.terms**3} | adapters | (norm_sizes(anatomy) if self.train_norms else {})
-
-    def attach(self, base: BaseModel) -> None:
-        from peftcli.blocks.adapters import after_sublayers  # torch only when something is computed
-        from peftcli.blocks.bottleneck import Bottleneck
-        from peftcli.blocks.kronecker import Kronecker, Rule
-
-        rule = Rule(self.terms)
-
-        def make(site: Site) -> Bottleneck:
-            down = Kronecker(site.d_out, self.bottleneck, rule=rule, rank=self.rank)
-            up = Kronecker(self.bottleneck, site.d_out, rule=rule, rank=self.rank)
-            return Bottleneck(down, up, activation=self.activation)
-
-        sites = divided(sublayers(base.anatomy, self.placement, self.layers), self.terms)
-        after_sublayers(base, sites, make, shared=rule)
-        if self.train_norms:
-            train_norms(base)
+    def matrices_size(self, site: Site) -> int:
+        return 2 * self.rank * (site.d_out + self.bottleneck)

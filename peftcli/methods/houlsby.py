@@ -6,21 +6,20 @@ residual add, so that a post-norm model computes LN(x + A(h)).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from peftcli.delta.method import Card, Method
-from peftcli.delta.placements import BOTH, Activation, Placements, norm_sizes, sublayers, train_norms
+from peftcli.delta.method import Card
+from peftcli.delta.placements import BOTH, Activation, Placements, sublayers
 from peftcli.delta.targets import Layers
+from peftcli.methods._bottlenecks import DenseAdapters
 from peftcli.recipe.recipe import PositiveInt
 
 if TYPE_CHECKING:
     from peftcli.base.anatomy import Anatomy
-    from peftcli.base.base_model import BaseModel
     from peftcli.base.sites import Site
 
 
-class Houlsby(Method):
+class Houlsby(DenseAdapters):
     """Series adapter: a bottleneck after attention and after the FFN of every layer; the norms train too."""
 
     card = Card(
@@ -34,6 +33,7 @@ class Houlsby(Method):
         source="the authors' code and its README",
         traps=("published counts differ in whether they hold the norms; set train_norms to choose",),
     )
+    put: ClassVar = "after_sublayers"
 
     bottleneck: PositiveInt = 64
     """Width inside the adapter."""
@@ -51,32 +51,3 @@ class Houlsby(Method):
     def sites(self, anatomy: Anatomy) -> list[Site]:
         """Return the sublayers that get adapters."""
         return sublayers(anatomy, self.placement, self.layers)
-
-    @property
-    def starts_at_base(self) -> bool:
-        """Only a zero second matrix makes the adapter nothing."""
-        return self.start == "zero_up"
-
-    def sizes(self, anatomy: Anatomy) -> dict[str, int]:
-        return self.sizes_at(anatomy, self.sites(anatomy))
-
-    def sizes_at(self, anatomy: Anatomy, sites: Sequence[Site]) -> dict[str, int]:
-        """Return the sizes with adapters at ``sites`` alone."""
-        a = self.bottleneck
-        adapters = {s.address: 2 * s.d_out * a + a + s.d_out for s in sites}
-        return adapters | (norm_sizes(anatomy) if self.train_norms else {})
-
-    def attach(self, base: BaseModel) -> None:
-        self.attach_at(base, self.sites(base.anatomy))
-
-    def attach_at(self, base: BaseModel, sites: Sequence[Site]) -> None:
-        """Attach adapters at ``sites`` alone."""
-        from peftcli.blocks import adapters, bottleneck  # torch only when something is computed
-
-        adapters.after_sublayers(
-            base,
-            sites,
-            lambda s: bottleneck.dense((self.bottleneck, s.d_out), activation=self.activation, start=self.start),
-        )
-        if self.train_norms:
-            train_norms(base)

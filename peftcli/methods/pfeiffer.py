@@ -11,21 +11,20 @@ its own (OPT, BLOOM), what an adapter on a pre-norm stream adds is dropped with 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from peftcli.delta.method import Card, Method
-from peftcli.delta.placements import Activation, norm_sizes, sublayers, train_norms
+from peftcli.delta.method import Card
+from peftcli.delta.placements import Activation, sublayers
 from peftcli.delta.targets import Layers
+from peftcli.methods._bottlenecks import DenseAdapters
 from peftcli.recipe.recipe import PositiveInt
 
 if TYPE_CHECKING:
     from peftcli.base.anatomy import Anatomy
-    from peftcli.base.base_model import BaseModel
     from peftcli.base.sites import Site
 
 
-class Pfeiffer(Method):
+class Pfeiffer(DenseAdapters):
     """Pfeiffer's adapter: one bottleneck per layer, on the residual stream behind the FFN; the norms stay frozen."""
 
     card = Card(
@@ -39,6 +38,7 @@ class Pfeiffer(Method):
         source="AdapterHub's training scripts (arXiv:2007.07779)",
         traps=("the Compacter paper's 'Pfeiffer' stands after attention: placement=after_attention",),
     )
+    put: ClassVar = "after_residual_adds"
 
     bottleneck: PositiveInt = 48
     """Width inside the adapter; a sixteenth of the model's width is published."""
@@ -56,32 +56,3 @@ class Pfeiffer(Method):
     def sites(self, anatomy: Anatomy) -> list[Site]:
         """Return the sublayers that get adapters."""
         return sublayers(anatomy, (self.placement,), self.layers)
-
-    @property
-    def starts_at_base(self) -> bool:
-        """Only a zero second matrix makes the adapter nothing."""
-        return self.start == "zero_up"
-
-    def sizes(self, anatomy: Anatomy) -> dict[str, int]:
-        return self.sizes_at(anatomy, self.sites(anatomy))
-
-    def sizes_at(self, anatomy: Anatomy, sites: Sequence[Site]) -> dict[str, int]:
-        """Return the sizes with adapters at ``sites`` alone."""
-        a = self.bottleneck
-        adapters = {s.address: 2 * s.d_out * a + a + s.d_out for s in sites}
-        return adapters | (norm_sizes(anatomy) if self.train_norms else {})
-
-    def attach(self, base: BaseModel) -> None:
-        self.attach_at(base, self.sites(base.anatomy))
-
-    def attach_at(self, base: BaseModel, sites: Sequence[Site]) -> None:
-        """Attach adapters at ``sites`` alone."""
-        from peftcli.blocks import adapters, bottleneck  # torch only when something is computed
-
-        adapters.after_residual_adds(
-            base,
-            sites,
-            lambda s: bottleneck.dense((self.bottleneck, s.d_out), activation=self.activation, start=self.start),
-        )
-        if self.train_norms:
-            train_norms(base)

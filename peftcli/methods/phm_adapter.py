@@ -7,32 +7,16 @@ where the settings come from. Every D and every U has small matrices C_i of its 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from pydantic import model_validator
-
-from peftcli.delta.method import Card, Method
-from peftcli.delta.placements import (
-    BOTH,
-    Activation,
-    Placements,
-    check_terms,
-    divided,
-    norm_sizes,
-    sublayers,
-    train_norms,
-)
-from peftcli.delta.targets import Layers
-from peftcli.recipe.recipe import PositiveInt
+from peftcli.delta.method import Card
+from peftcli.methods._bottlenecks import KroneckerAdapters
 
 if TYPE_CHECKING:
-    from peftcli.base.anatomy import Anatomy
-    from peftcli.base.base_model import BaseModel
     from peftcli.base.sites import Site
-    from peftcli.blocks.bottleneck import Bottleneck
 
 
-class PhmAdapter(Method):
+class PhmAdapter(KroneckerAdapters):
     """PHM adapter: series adapters whose matrices are sums of Kronecker products; the norms train too."""
 
     card = Card(
@@ -50,46 +34,8 @@ class PhmAdapter(Method):
         ),
     )
 
-    bottleneck: PositiveInt = 24
-    """Width inside the adapter, a multiple of terms; a thirty-second of the model's width is published."""
-    terms: PositiveInt = 4
-    """How many Kronecker products are summed, n in the paper, 4 or 12; must divide the model's width too."""
-    activation: Activation = "gelu"
-    """gelu is published."""
-    placement: Placements = BOTH
-    """Where adapters stand."""
-    train_norms: bool = True
-    """Whether every norm trains too, as published."""
-    layers: Layers = "all"
-    """The layers that get adapters: all, 8-11, [0, 5] or top:4."""
+    shares_rule = False
 
-    @model_validator(mode="after")
-    def _terms_divide(self) -> Self:
-        check_terms(self.bottleneck, self.terms)
-        return self
-
-    @property
-    def size_step(self) -> int:
-        """The sums of products cut the bottleneck into ``terms`` parts."""
-        return self.terms
-
-    def sizes(self, anatomy: Anatomy) -> dict[str, int]:
-        a, n = self.bottleneck, self.terms
-        sites = divided(sublayers(anatomy, self.placement, self.layers), n)
-        adapters = {s.address: 2 * n**3 + 2 * s.d_out * a // n + a + s.d_out for s in sites}
-        return adapters | (norm_sizes(anatomy) if self.train_norms else {})
-
-    def attach(self, base: BaseModel) -> None:
-        from peftcli.blocks.adapters import after_sublayers  # torch only when something is computed
-        from peftcli.blocks.bottleneck import Bottleneck
-        from peftcli.blocks.kronecker import Kronecker, Rule
-
-        def make(site: Site) -> Bottleneck:
-            down = Kronecker(site.d_out, self.bottleneck, rule=Rule(self.terms))
-            up = Kronecker(self.bottleneck, site.d_out, rule=Rule(self.terms))
-            return Bottleneck(down, up, activation=self.activation)
-
-        sites = divided(sublayers(base.anatomy, self.placement, self.layers), self.terms)
-        after_sublayers(base, sites, make)
-        if self.train_norms:
-            train_norms(base)
+    def matrices_size(self, site: Site) -> int:
+        n = self.terms
+        return 2 * n**3 + 2 * site.d_out * self.bottleneck // n

@@ -10,7 +10,8 @@ from peftcli.report.tables import Table, bounds, count, difference, mapping_tabl
 
 SPLITS = ("base", "validation", "test")
 INTERVAL = "95 % interval"
-ORDER = ("label", "n", "precision", "recall", "f1")  # report.json sorts its keys
+# Of what report.json has sorted by name.
+ORDER = ("of", "label", "n", "mean", "deviation", "least", "most", "precision", "recall", "f1")
 
 
 def metrics_table(report: Report) -> Table:
@@ -36,7 +37,7 @@ def interval(report: Report, split: str, metric: str) -> str:
 
 def signature_table(report: Report) -> Table:
     """Return how exactly each metric is computed."""
-    return mapping_table("metric", dict(report.signatures))
+    return Table(("metric", "how it is computed"), "ll", mapping_table("", dict(report.signatures)).rows)
 
 
 def detail_tables(report: Report) -> tuple[tuple[str, Table], ...]:

@@ -123,3 +123,19 @@ def test_a_head_for_tokens_is_counted_from_the_config_alone(family):
     base = adapted_base("token-classification", family)
     anatomy = Anatomy.of(base.network.config.to_dict(), task="token-classification", labels=3)
     assert (anatomy.size, anatomy.head_size) == (base.size, base.head_size)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("task", "family"),
+    [(t, f) for t in ("regression", "multi-label-classification", "token-classification") for f in FAMILIES[t]],
+)
+def test_the_loss_is_that_of_transformers_own_head(task, family):
+    base, asked, batch = adapted_base(task, family), task_of(task), batch_for(task, family)
+    for name, value in asked.network_settings().items():
+        setattr(base.network.config, name, value)
+    labels = batch["labels"].squeeze(-1)
+    theirs = base.network.eval()(**{**batch, "labels": labels}).loss
+    # transformers gives a mean over rows, over rows and labels, or over the tokens that have a tag.
+    terms = {"token-classification": int((labels != -100).sum())}.get(task, labels.numel())
+    assert asked.loss(base.network, batch).item() == pytest.approx(theirs.item() * terms, rel=1e-5)

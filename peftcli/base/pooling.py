@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from peftcli.errors import MethodError
 
 if TYPE_CHECKING:
@@ -45,6 +43,8 @@ def pooled(hidden: Tensor, mask: Tensor | None, pooling: Pooling) -> Tensor:
 
     Shapes: hidden (batch, tokens, width), mask (batch, tokens), the result (batch, width).
     """
+    import torch  # here, so that what checks a recipe needs none
+
     if mask is None:
         mask = torch.ones(hidden.shape[:2], device=hidden.device)
     if pooling == "mean":

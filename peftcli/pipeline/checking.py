@@ -35,6 +35,7 @@ def check(path: Path, overrides: Sequence[str], deep: bool) -> dict[str, Any]:
 
 def _deep(recipe: Any, checks: list[str]) -> dict[str, Any]:  # noqa: ANN401
     from peftcli.base.networks import anatomy_for
+    from peftcli.base.pooling import check_pooling
     from peftcli.base.quantise import held_bytes, require_engine
     from peftcli.base.source import read_config
     from peftcli.data.datasets import load_data
@@ -46,7 +47,9 @@ def _deep(recipe: Any, checks: list[str]) -> dict[str, Any]:  # noqa: ANN401
     labels = splits.task.network_settings().get("num_labels")
     recipe, budgets = solve_budgets(recipe)
     methods = methods_of(recipe)
-    anatomy = anatomy_for(config, reframed(methods, splits.task).model_class, labels)
+    task = reframed(methods, splits.task)
+    anatomy = anatomy_for(config, task.model_class, labels)
+    check_pooling(anatomy, task.pooling)
     checks.append("base model")
     count = closed_form(methods, anatomy)
     if single := untrained(methods):

@@ -8,6 +8,7 @@ from untrained_runs import recipe, run, save_base
 from peftcli.artifact.artifact import open_artifact
 from peftcli.data.tasks import task_from_manifest
 from peftcli.errors import ArtifactError, MethodError
+from peftcli.pipeline.checking import check
 from peftcli.pipeline.evaluation import EvaluationRequest, evaluate
 from peftcli.pipeline.exporting import export
 from peftcli.pipeline.merging import MergeOptions, merge
@@ -45,6 +46,13 @@ def test_deltas_from_before_pooling_was_a_choice_read_as_the_base_does(runs):
     assert task_from_manifest(manifest).pooling == "base"
     with pytest.raises(ArtifactError, match="pooling 'most'"):
         task_from_manifest(manifest | {"pooling": "most"})
+
+
+def test_a_check_finds_that_there_is_nothing_to_pool(tmp_path):
+    path = recipe(tmp_path, save_base(tmp_path / "base", "t5", None), {"name": "lora"}, pooling="mean")
+    with pytest.raises(MethodError, match="in its encoder and in its decoder"):
+        check(path, [], deep=True)
+    assert "method" in check(path, ["data.pooling=base"], deep=True)["checks"]
 
 
 @pytest.mark.parametrize("partial", [False, True])

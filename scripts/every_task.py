@@ -5,8 +5,8 @@
 
 sets is a folder with NAME/train.jsonl.gz and NAME/validation.jsonl.gz for stsb, snli_10k, banking77, sst2, e2e_nlg,
 wikisql_14k, scitldr_a and gsm8k; images holds fashion_mnist_900.tar.gz, a folder for each split and class. stories is a
-small decoder, t5 what scripts/pretrain_t5.py made of such texts, vit what scripts/pretrain_vit.py made. What is
-finished already is kept; a recipe whose folders were not named is left out.
+small decoder, t5 what scripts/pretrain_t5.py --objective infilling made of such texts, vit what scripts/pretrain_vit.py
+made. What is finished already is kept; a task whose folders were not named is left out.
 """
 
 from __future__ import annotations

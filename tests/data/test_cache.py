@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from peftcli.data.cache import cache_folder, encoding_key, kept_or_made
+from peftcli.data.packed import packed, unpacked
 from peftcli.data.tables import DataFile, Row, Table
-from peftcli.data.tasks import CausalLm, Classification
+from peftcli.data.tasks import CausalLm, Classification, MultipleChoice, SpanQa
 
 ROWS = [{"text": "the cat sat", "label": "a"}, {"text": "a dog ran on the log", "label": "b"}] * 3
 TASK = Classification(column_names={"text": "text", "label": "label"}, max_length=8, labels=("a", "b"))
@@ -61,6 +62,38 @@ def test_labels_of_tokens_are_kept_too(byte_level):
     kept_or_made(key, made.work[1], lambda: examples, made.notes.append)
     assert kept_or_made(key, made.work[1], made.make, made.notes.append) == examples
     assert made.times == 0
+
+
+def test_windows_of_long_texts_are_kept_too(pairs):
+    task = SpanQa(column_names={"question": "q", "context": "c", "answers": "a"}, max_length=12, doc_stride=2)
+    answers = [{"text": ["a dog"], "answer_start": [32]}, {"text": [], "answer_start": []}]
+    context = "the cat sat on the mat and then a dog ran on a log"
+    rows = [{"q": "a dog", "c": text, "a": answer} for text, answer in zip((context, "the cat"), answers, strict=True)]
+    made = Made(task, table_of(rows), pairs)
+    first, second = made.examples(), made.examples()
+    assert first == second == made.make()
+    assert (made.times, made.notes) == (2, [])
+    assert [type(e) for e in second] == [type(e) for e in first]
+    assert len(second[0].parts) > len(second[1].parts) > 0
+    assert second[0].parts[1].offsets == first[0].parts[1].offsets != []
+
+
+def test_choices_are_kept_too(byte_level):
+    task = MultipleChoice(column_names={"prompt": "p", "choices": "c", "answer": "a"}, max_length=64)
+    rows = [{"p": "the", "c": ["cat", "dogs", "log"], "a": 2}, {"p": "a", "c": ["mat", "cat"], "a": 0}]
+    made = Made(task, table_of(rows), byte_level)
+    assert made.examples() == made.examples() == made.make()
+    assert (made.times, made.notes) == (2, [])
+    assert [len(e.parts) for e in made.examples()] == [3, 2]
+
+
+@pytest.mark.parametrize("kind", ["os:system", "peftcli.data.tables:Row", "peftcli.data.cache", "os.path:join"])
+def test_what_a_cache_names_is_a_kind_of_example_or_nothing(pairs, kind):
+    examples = TASK.encode(table_of(ROWS), pairs, *LIMITS)
+    tensors, about = packed(examples.items, table_of(ROWS))
+    assert unpacked(tensors, about, table_of(ROWS)) == examples.items
+    with pytest.raises((ValueError, AttributeError)):
+        unpacked(tensors, about | {"kind": kind}, table_of(ROWS))
 
 
 def test_everything_that_examples_depend_on_is_in_the_key(pairs, byte_level):

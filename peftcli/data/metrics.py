@@ -8,6 +8,7 @@ from typing import Any
 
 from peftcli.data.complaints import did_you_mean, listed, raise_all
 from peftcli.errors import DataError, Problem
+from peftcli.metrics.registry import missing
 
 LOSSES = {
     "loss": "cross entropy in nats, the mean over rows or labelled tokens",
@@ -34,6 +35,9 @@ def check_names(names: Sequence[str], known: Sequence[str]) -> None:
         elif not is_module(name) and name not in known:
             hint = f"{did_you_mean(name, known)}The task has {listed(known)}; a path that ends in .py is your own."
             problems.append(Problem(what=f"no metric is called {name!r}", hint=hint))
+        elif lacking := missing(name):
+            hint = f"Install {lacking}, or measure something else."
+            problems.append(Problem(what=f"the metric {name!r} needs {lacking}", hint=hint))
     raise_all(problems)
 
 

@@ -4,9 +4,9 @@ Words match exactly, by Porter's stem, and, where nltk's WordNet corpus is insta
 ("wordnet")``); the signature says which. Treebank words without punctuation, the best reference for each example, mean
 over examples, 0 to 1.
 
-This is not METEOR 1.5, the Java program whose values papers on E2E NLG report: that one adds paraphrases, weighs
-function words less and punishes order harder, so that its values are lower (0.45 for our 0.76 on the sets of
-tests/metrics/golden.json). Compare ours with ours.
+This is not METEOR 1.5 (meteor_java.py), whose values papers on E2E NLG report: that one adds paraphrases, weighs
+function words less and punishes order harder, so that its values are lower (0.45 for 0.76 on the sets of
+tests/metrics/golden.json).
 """
 
 from __future__ import annotations

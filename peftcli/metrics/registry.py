@@ -62,11 +62,14 @@ METRICS: dict[str, dict[str, str | Callable[[], str]]] = {
         **{name: partial(_rouge, name) for name in ("rouge1", "rouge2", "rougeL")},
         "rouge_l_coco": "coco-caption ROUGE_L|beta:1.2|tok:treebank-lower",
         "meteor": _meteor,
+        "meteor_1.5": "METEOR 1.5 in Java|en, -norm|tok:treebank-lower|score of the summed counts",
         "nist": "mteval-v13a NIST|n:5|case:lc|weights:whole set",
         "cider": "CIDEr-D|n:4|sigma:6|tok:treebank-lower|df:whole set",
     },
 }
 NAMES: dict[str, tuple[str, ...]] = {kind: tuple(metrics) for kind, metrics in METRICS.items()}
+ELSEWHERE = frozenset({"meteor_1.5"})
+"""Those that a program computes which is not installed with peftcli."""
 LOWER_IS_BETTER = frozenset({"mse", "mae", "hamming", "ter"})
 
 
@@ -80,6 +83,13 @@ def kind_of(name: str) -> str:
         if name in names:
             return kind
     raise KeyError(name)
+
+
+def missing(name: str) -> str:
+    """Return what must be installed before a metric can be computed; nothing where all is there."""
+    from peftcli.metrics.meteor_java import find_program
+
+    return "Java and pycocoevalcap" if name in ELSEWHERE and find_program() is None else ""
 
 
 def higher_is_better(name: str) -> bool:

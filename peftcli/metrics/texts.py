@@ -11,10 +11,9 @@ What the names mean, since the field uses each for several things:
   one sentence.
 - ``rouge_l_coco``: ROUGE_L of coco-caption, which E2E NLG reports: Treebank words, the best precision and the best
   recall over references, in an F with beta 1.2; 0 to 1.
-- ``meteor``, ``nist``, ``cider``: see meteor.py, nist.py and cider.py.
+- ``meteor``, ``meteor_1.5``, ``nist``, ``cider``: see meteor.py, meteor_java.py, nist.py and cider.py.
 
-E2E NLG's table is bleu_lowercase, nist, meteor, rouge_l_coco and cider, where METEOR differs from the published one
-(see meteor.py) and the others agree.
+E2E NLG's table is bleu_lowercase, nist, meteor_1.5, rouge_l_coco and cider.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from peftcli.errors import DataError
-from peftcli.metrics import cider, meteor, nist
+from peftcli.metrics import cider, meteor, meteor_java, nist
 from peftcli.metrics.scored import Scored, averaged, summed
 from peftcli.metrics.tokens import treebank_words
 
@@ -137,6 +136,7 @@ SCORES: dict[str, Callable[[Sequence[str], References], Scored]] = {
     **{name: _rouge(name) for name in ("rouge1", "rouge2", "rougeL")},
     "rouge_l_coco": _rouge_l_coco,
     "meteor": meteor.scored,
+    "meteor_1.5": meteor_java.scored,
     "nist": nist.scored,
     "cider": cider.scored,
 }

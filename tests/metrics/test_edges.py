@@ -6,7 +6,7 @@ import pytest
 from peftcli.errors import DataError
 from peftcli.metrics import answers, classes, multilabel, numbers, registry, tags, texts
 
-KIND_NAMES = registry.NAMES
+KIND_NAMES = {kind: [n for n in names if n not in registry.ELSEWHERE] for kind, names in registry.NAMES.items()}
 
 
 def of_classes(name, labels, predictions, count=3):

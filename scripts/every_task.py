@@ -5,8 +5,9 @@
 
 sets is a folder with NAME/train.jsonl.gz and NAME/validation.jsonl.gz for stsb, snli_10k, banking77, sst2, e2e_nlg,
 wikisql_14k, scitldr_a and gsm8k; images holds fashion_mnist_900.tar.gz, a folder for each split and class. stories is a
-small decoder, t5 what scripts/pretrain_t5.py --objective infilling made of such texts, vit what scripts/pretrain_vit.py
-made. What is finished already is kept; a task whose folders were not named is left out.
+small decoder, t5 what scripts/pretrain_t5.py --objective infilling made of such texts, vit and digits the folders base
+and new that scripts/pretrain_vit.py made. What is finished already is kept; a task whose folders were not named is left
+out.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def train(recipe: dict[str, Any], folder: Path) -> str | None:
 def main() -> int:
     """Train, say what was refused, compare task by task."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", help="sets=FOLDER, images=, stories=, t5=, vit=")
+    parser.add_argument("folders", nargs="+", help="sets=FOLDER, images=, digits=, stories=, t5=, vit=")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", help="names of tasks, with commas; default: all whose folders are named")
     options = parser.parse_intermixed_args()

@@ -59,6 +59,7 @@ def pooled(hidden: Tensor, mask: Tensor | None, pooling: Pooling) -> Tensor:
 def _put(pooling: Pooling, backbone: nn.Module, _: Any, inputs: Mapping[str, Any], output: Any) -> Any:  # noqa: ANN401
     hidden = output.last_hidden_state
     output.last_hidden_state = pooled(hidden, inputs.get("attention_mask"), pooling).unsqueeze(1).expand_as(hidden)
-    if getattr(output, "pooler_output", None) is not None:  # a backbone's own head has read the state before
-        output.pooler_output = backbone.get_submodule("pooler")(output.last_hidden_state)
+    pooler = getattr(backbone, "pooler", None)
+    if pooler is not None and output.pooler_output is not None:  # it has read the states as they were
+        output.pooler_output = pooler(output.last_hidden_state)
     return output

@@ -167,7 +167,8 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path, value, dtype):
 def test_the_largest_finite_numbers_are_accepted(tmp_path):
     kinds = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
     save(tmp_path / "delta", contents(tensors={str(k): torch.tensor([torch.finfo(k).max], dtype=k) for k in kinds}))
-    open_artifact(tmp_path / "delta")
+    found = open_artifact(tmp_path / "delta").tensors()
+    assert {name: tensor.item() for name, tensor in found.items()} == {str(k): torch.finfo(k).max for k in kinds}
 
 
 @pytest.mark.parametrize("name", ["delta.json", "delta.safetensors", "manifest.json"])
@@ -197,8 +198,9 @@ def test_a_folder_without_a_delta_is_named(tmp_path):
 
 
 def test_files_beside_the_artifact_do_no_harm(folder):
+    before = open_artifact(folder)
     (folder / "README.md").write_text("mine")
-    open_artifact(folder)
+    assert open_artifact(folder) == before
 
 
 def test_another_base_is_refused_with_both_names(folder):

@@ -75,6 +75,22 @@ def test_the_mean_is_that_of_the_hidden_states(folders, family):
     torch.testing.assert_close(base.network(**batch).logits, expected, rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("pooling", ["mean", "first", "last"])
+@pytest.mark.parametrize("family", ["vit", "deit", "clip_vision_model", "bert", "llama"])
+def test_a_bare_network_shows_the_pooled_state(tmp_path, family, pooling):
+    found = find_source(str(save_tiny(tmp_path, family)))
+    options = {"task_class": "AutoModel", "settings": {}, "dtype": "auto", "new_head": False, "seed": 0}
+    batch = tiny_batch(family)
+    mask = batch.get("attention_mask")
+    plain = load_base(found, **options).network.eval()(**batch).last_hidden_state
+    shown = load_base(found, **options, pooling=pooling).network.eval()(**batch).last_hidden_state
+    for row, (states, own) in enumerate(zip(plain, shown, strict=True)):
+        real = states if mask is None else states[mask[row].bool()]
+        wanted = {"mean": real.mean(0), "first": real[0], "last": real[-1]}[pooling]
+        torch.testing.assert_close(own, wanted.expand_as(own), rtol=1e-4, atol=1e-5)
+
+
 def test_gradients_reach_every_token(folders):
     base = load(folders("bert"), "mean")
     embeddings = base.network.get_input_embeddings().weight.requires_grad_()

@@ -51,9 +51,11 @@ def test_a_terminal_gets_a_bar():
     assert "[bold]" not in screen.getvalue()
 
 
-def test_finishing_without_a_start_is_no_failure():
-    Bar(Console(file=io.StringIO(), force_terminal=True)).finish()
+def test_finishing_without_a_start_is_no_failure_and_shows_nothing(capsys):
+    screen = io.StringIO()
+    Bar(Console(file=screen, force_terminal=True)).finish()
     Lines().finish()
+    assert screen.getvalue() == "".join(capsys.readouterr()) == ""
 
 
 def test_quiet_and_other_processes_show_nothing(monkeypatch):

@@ -175,6 +175,7 @@ def test_it_accepts_company_in_another_part_of_a_fused_projection():
         site = base.sites((name,), 0)[0]
         base.replace(site, Jealous(base.module(site), site, rank=1, scale=1.0, dropout=0.0))
     compose(base.network)
+    assert [m.site.name for m in base.network.modules() if isinstance(m, Jealous)] == ["W_v", "W_q"]  # outermost first
 
 
 @torch.no_grad()

@@ -5,8 +5,10 @@ import torch
 from untrained_runs import ROWS, recipe, run, save_base
 
 from peftcli.artifact.artifact import open_artifact
+from peftcli.data.tasks import task_from_manifest
 from peftcli.data.tasks.classification import Classification
 from peftcli.data.tasks.regression import Regression
+from peftcli.errors import ArtifactError
 from peftcli.methods.probe import fitted
 from peftcli.pipeline.counting import params
 from peftcli.pipeline.evaluation import EvaluationRequest, evaluate
@@ -65,6 +67,15 @@ def test_a_run_keeps_its_map_and_counts_it_as_a_head(base, tmp_path):
 def test_it_fits_rows_that_a_majority_cannot_tell_apart(base, tmp_path):
     finished = run(recipe(tmp_path, base, {"name": "probe", "l2": 1e-3}))
     assert finished.report["metrics"]["validation"]["accuracy"] == 1.0  # they are training rows
+
+
+@pytest.mark.parametrize("pooling", ["base", "most", None])
+def test_a_probe_that_does_not_say_what_it_reads_is_refused(pooling):
+    task = {"name": "classification", "columns": COLUMNS, "max_length": 8, "labels": ["a", "b"]}
+    manifest = {"name": "probed", "columns": COLUMNS, "max_length": 8, "of": task, "pooling": pooling}
+    assert task_from_manifest(manifest | {"pooling": "mean"}).pooling == "mean"
+    with pytest.raises(ArtifactError, match="has the pooling"):
+        task_from_manifest(manifest)
 
 
 def test_it_probes_for_numbers(base, tmp_path):

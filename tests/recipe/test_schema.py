@@ -137,7 +137,9 @@ def test_the_template_runs_as_it_is(read):
 
 
 def test_the_keys_that_the_template_comments_out_exist(read):
-    read(re.sub(r"^  # (\w+: [^#]+)#.*$", r"  \1", template(), flags=re.M))
+    told, count = re.subn(r"^  # (\w+: [^#]+)#.*$", r"  \1", template(), flags=re.M)
+    assert count
+    assert read(told) != read(template())
 
 
 def test_the_template_starts_with_what_it_does_and_how_to_run_it(read):

@@ -169,7 +169,10 @@ def test_a_report_without_anything_optional_is_shown(make, made_up):
         del document[key]
     document["parameters"] |= {"per_layer": {}, "per_site": {}, "delta": 0, "fraction": 0.0, "fraction_of_all": 0.0}
     document["base"] = {"name": "somewhere"}
-    parsed(to_html(make(document)))
+    page = to_html(make(document))
+    assert "somewhere" in page
+    assert "None" not in page
+    assert parsed(page).attributes
     to_markdown(make(document))
     parsed(comparison_to_html(side_by_side([make(document)])))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from peftcli.data.complaints import SHOWN_PROBLEMS, did_you_mean, lines, listed
-from peftcli.data.tasks.task import Task
+from peftcli.data.tasks.task import Outcome, Task
 from peftcli.errors import ArtifactError, DataError, Problem, RecipeError
 
 if TYPE_CHECKING:
@@ -65,6 +65,11 @@ class Labelled(Task):
             **({"problem_type": self.problem_type} if self.problem_type else {}),
         }
 
+    def named_shares(self, outcome: Outcome) -> dict[str, Any]:
+        """Return the probability of every label by its name, where an outcome has them."""
+        shares = outcome.get("probabilities")
+        return {} if shares is None else {"probabilities": dict(zip(self.labels, shares, strict=True))}
+
     def unknown_problems(self, unknown: Mapping[str, Sequence[str]], table: Table) -> list[Problem]:
         """Return a problem for each of the first labels that ``unknown`` gives the places of."""
         problems = [self._unknown(label, places) for label, places in list(unknown.items())[:SHOWN_PROBLEMS]]
@@ -91,6 +96,11 @@ class Labelled(Task):
         if label == "-1":
             hint = "-1 stands for labels that are kept secret: measure on rows that have theirs."
         return Problem(what=f"label {label!r} is unknown in {lines(places)}", where=places[0], hint=hint)
+
+
+def with_shares(outcomes: Sequence[Outcome], shares: Sequence[Sequence[float]]) -> list[Outcome]:
+    """Return the outcomes with the probability of every label."""
+    return [one | {"probabilities": own} for one, own in zip(outcomes, shares, strict=True)]
 
 
 def label_text(value: object) -> str | None:

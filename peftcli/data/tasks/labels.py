@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from peftcli.data.complaints import lines
 from peftcli.data.tasks.answer_logits import answer_logits
 from peftcli.data.tasks.columns import kind, mixture
-from peftcli.data.tasks.label_names import Labelled, label_text
+from peftcli.data.tasks.label_names import Labelled, label_text, with_shares
 from peftcli.data.tasks.task import Outcome
 from peftcli.errors import Problem
 
@@ -64,10 +64,7 @@ class OneLabel(Labelled):
 
         with torch.no_grad():
             logits = answer_logits(network, batch)
-            shares = logits.softmax(-1).tolist()
-            return [
-                one | {"probabilities": p} for one, p in zip(_outcomes(logits, batch["labels"]), shares, strict=True)
-            ]
+            return with_shares(_outcomes(logits, batch["labels"]), logits.softmax(-1).tolist())
 
     def some_answer(self, row: Row) -> str:
         """Return a label."""
@@ -109,9 +106,7 @@ class OneLabel(Labelled):
     def named(self, outcome: Outcome) -> dict[str, Any]:
         """Return what is told of an outcome, with the names of its labels."""
         told = {key: self.labels[outcome[key]] for key in ("label", "prediction")}
-        shares = outcome.get("probabilities")
-        sure = {} if shares is None else {"probabilities": dict(zip(self.labels, shares, strict=True))}
-        return {**told, **sure, "loss": outcome["loss"]}
+        return {**told, **self.named_shares(outcome), "loss": outcome["loss"]}
 
     def label_problems(self, table: Table) -> list[Problem]:
         """Return what is wrong with the labels of ``table``."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from peftcli.data.tasks.answer_logits import answer_logits
 from peftcli.data.tasks.columns import kind, mixture, row_problems
-from peftcli.data.tasks.label_names import Labelled, label_text
+from peftcli.data.tasks.label_names import Labelled, label_text, with_shares
 from peftcli.data.tasks.task import Outcome
 from peftcli.data.tasks.whole_texts import WholeTexts
 from peftcli.errors import Problem
@@ -91,10 +91,7 @@ class MultiLabel(Labelled, WholeTexts):
 
         with torch.no_grad():
             logits = answer_logits(network, batch)
-            shares = logits.sigmoid().tolist()
-            return [
-                one | {"probabilities": p} for one, p in zip(_outcomes(logits, batch["labels"]), shares, strict=True)
-            ]
+            return with_shares(_outcomes(logits, batch["labels"]), logits.sigmoid().tolist())
 
     def some_answer(self, row: Row) -> list[str]:
         """Return no label."""
@@ -131,9 +128,7 @@ class MultiLabel(Labelled, WholeTexts):
     def named(self, outcome: Outcome) -> dict[str, Any]:
         """Return what is told of an outcome, with the names of its labels."""
         names = {key: [self.labels[number] for number in outcome[key]] for key in ("label", "prediction")}
-        shares = outcome.get("probabilities")
-        sure = {} if shares is None else {"probabilities": dict(zip(self.labels, shares, strict=True))}
-        return {**names, **sure, "loss": outcome["loss"]}
+        return {**names, **self.named_shares(outcome), "loss": outcome["loss"]}
 
     def label_problems(self, table: Table) -> list[Problem]:
         """Return what is wrong with the labels of ``table``."""

@@ -36,7 +36,7 @@ class Probed(Reframed):
     @classmethod
     def reopened(cls, of: Task, manifest: Mapping[str, Any]) -> Self:
         """Return what :meth:`manifest` described; its tensors come apart."""
-        if manifest.get("pooling") not in get_args(Pooling):
+        if manifest.get("pooling") not in set(get_args(Pooling)) - {"base"}:
             raise ArtifactError(f"the artifact's task has the pooling {manifest.get('pooling')!r}")
         return cls.around(of, pooling=manifest["pooling"])
 
